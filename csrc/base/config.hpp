@@ -1,0 +1,29 @@
+// Every setting, in one struct, read from the environment once per communicator. The only getenv in csrc is in
+// config.cpp (a test greps). A keyword argument of gradwire.init() overrides the variable of the same name.
+#pragma once
+#include <cstddef>
+#include <string>
+
+namespace gw {
+
+struct Config {
+  // GRADWIRE_TIMEOUT_S (default 300): how long an operation may wait for its peers.
+  double timeout_s = 300;
+  // GRADWIRE_TRANSPORT (auto | shm | tcp, default auto): auto = shm inside a host, TCP across.
+  std::string transport = "auto";
+  // GRADWIRE_SOCKETS (default 2): TCP sockets per peer and lane.
+  int sockets = 2;
+  // GRADWIRE_CHANNEL_BYTES (default 1 MiB, a power of two): buffer of one direction of one channel.
+  size_t channel_bytes = size_t{1} << 20;
+  // GRADWIRE_SEGMENT_BYTES (default 128 KiB, at most channel_bytes / 4): pipelining unit of uncoded data.
+  size_t segment_bytes = size_t{128} << 10;
+  // GRADWIRE_SPIN_US (default 50; 0 when ranks on this host outnumber cores): spin before yielding.
+  double spin_us = 50;
+  // GRADWIRE_IFNAME (default: the interface that reaches the store): network interface to listen on.
+  std::string ifname;
+
+  static Config from_env();  // throws Error(argument) that names the variable, its value and what is allowed
+  void check() const;        // the same checks for values set by keyword
+};
+
+}  // namespace gw

@@ -1,0 +1,19 @@
+// Table of contents of the native module; each room registers itself in its own file.
+#include <pybind11/pybind11.h>
+
+namespace gw {
+void register_base(pybind11::module_& m);
+void register_codec(pybind11::module_& m);
+void register_schedule(pybind11::module_& m);
+void register_transport(pybind11::module_& m);
+void register_comm(pybind11::module_& m);
+}  // namespace gw
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "gradwire's native half; use the gradwire package instead";
+  gw::register_base(m);
+  gw::register_codec(m);
+  gw::register_schedule(m);
+  gw::register_transport(m);
+  gw::register_comm(m);
+}

@@ -1,0 +1,14 @@
+// The one place where native code learns what an array is: NumPy, torch (CPU), DLPack, buffer protocol -> View.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "base/view.hpp"
+
+namespace gw {
+
+// Borrows the memory of `array`: the caller keeps the object alive while the View is used. Needs the GIL.
+// Throws Error(argument) saying what is wrong and the remedy: not an array, not contiguous, read-only (if `writable`),
+// not on the CPU, foreign byte order, or a dtype that gradwire does not know.
+View view_of(pybind11::handle array, bool writable);
+
+}  // namespace gw

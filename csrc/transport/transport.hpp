@@ -1,0 +1,85 @@
+// A transport moves bytes between ranks; it knows no dtype, codec or schedule. All calls but sleep() return at once.
+// A transport is driven by one thread at a time (the executor sees to that); ring() and counters() are the exceptions.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/deadline.hpp"
+
+namespace gw {
+
+// Lanes 0 and 1 carry collectives, lane 2 carries send/recv.
+inline constexpr int kCollectiveLanes = 2;
+inline constexpr int kP2pLane = 2;
+inline constexpr int kLanes = 3;
+
+// Ordered, reliable messages to and from one peer on one lane. Both sides know every message's size beforehand (from
+// local geometry, never from the wire), so a channel carries no lengths. A message is at most capacity() / 4 bytes.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  // Room for one whole outgoing message, contiguous and 64-byte aligned at least for shm, or null: not now.
+  virtual std::byte* reserve(size_t bytes) = 0;
+  // Sends the message written into the last reserve(). Exactly as many bytes as reserved.
+  virtual void commit(size_t bytes) = 0;
+  // The first `bytes` bytes of the oldest unread message, contiguous, valid until consume(), or null: not here yet.
+  // May be called again with more bytes (header first, then header and payload).
+  virtual const std::byte* peek(size_t bytes) = 0;
+  // Frees the oldest message, whose whole size is `bytes`.
+  virtual void consume(size_t bytes) = 0;
+  // All that was committed has left this process's private buffers: the peer can get it without our help.
+  virtual bool flushed() const = 0;
+  virtual size_t capacity() const = 0;
+};
+
+// Out-of-band notices between any two ranks: abort, are-you-alive, status, goodbye. Meaning belongs to comm/.
+struct ControlMessage {
+  static constexpr size_t kBytes = 512;
+  std::array<std::byte, kBytes> bytes{};
+};
+
+enum class PeerState : uint8_t {
+  alive,  // as far as known
+  left,   // said goodbye: closed its communicator on purpose
+  lost    // its connection broke without a goodbye
+};
+
+struct Counters {
+  uint64_t bytes_sent = 0;      // handed to channels, headers included
+  uint64_t bytes_received = 0;
+  uint64_t socket_bytes_sent = 0;      // accepted by the kernel on TCP sockets (control included)
+  uint64_t socket_bytes_received = 0;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual Channel& channel(int peer, int lane) = 0;
+  virtual std::string kind(int peer) const = 0;         // "inproc", "shm", "tcp"
+  virtual std::string host(int peer) const = 0;         // host name, for error messages
+  virtual int ranks_on_this_host() const = 0;
+
+  // Moves bytes that wait in private buffers. True if anything moved.
+  virtual bool progress() = 0;
+  // Returns when a peer may have made progress possible, or at `until`, whichever is first; may return early. Lost
+  // wake-ups are impossible: a message committed by a peer before or during the call ends it.
+  virtual void sleep(Deadline until) = 0;
+  // Ends a sleep() of this rank from another thread (a new operation was queued, abort() was called).
+  virtual void ring() = 0;
+
+  // False if the peer is unreachable. Never blocks for long; a full socket drops the notice.
+  virtual bool control_send(int peer, const ControlMessage& message) = 0;
+  virtual bool control_receive(int peer, ControlMessage& message) = 0;  // false: none waiting
+  // lost/left become visible only after control_receive has returned false.
+  virtual PeerState peer_state(int peer) = 0;
+  // Says goodbye to all peers and closes. Idempotent. Afterwards only counters() may be called.
+  virtual void close() = 0;
+
+  virtual Counters counters() const = 0;
+};
+
+}  // namespace gw

@@ -1,0 +1,150 @@
+"""The native module, as the Python front sees it. Arrays cross as `x`: a NumPy array, a CPU torch tensor, or anything with
+DLPack or the buffer protocol; contiguous, native byte order. Everything that can take long releases the GIL."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+# The typed errors of gradwire.errors, handed over once at import; native code raises exactly these.
+# Called with (message, rank=culprit, host=..., op=..., seq=..., step=...) as attributes set on the instance.
+def set_error_types(types: dict[str, type[BaseException]]) -> None: ...
+def set_log_sink(sink: Callable[[int, str], None] | None) -> None: ...
+def isa() -> str: ...  # instruction set of the kernels in use: "avx512", "avx2", "neon", "portable"
+def isas() -> list[str]: ...  # those this build and CPU can run
+def build_info() -> dict[str, str]: ...  # compiler, version, cuda
+
+# -- codec -------------------------------------------------------------------------------------------------------
+class Codec:
+    name: str
+    id: int
+    lossy: bool
+    block: int
+    def __init__(self, name: str, block: int = 0, ratio: float = 0.0, values: str = "") -> None: ...
+    def encoded_bytes(self, count: int) -> int: ...  # payload only, without the 64-byte header
+    def __repr__(self) -> str: ...
+
+def codec_names() -> list[str]: ...
+HEADER_BYTES: int
+# A self-describing frame: 64-byte header + payload. residual (fp32, x.count) is added to x first and overwritten with the loss.
+def encode(x: Any, codec: Codec, residual: Any | None = None, out: Any | None = None) -> Bytes: ...
+def frame_info(frame: Any) -> dict[str, Any]: ...  # {"codec": Codec, "dtype": "float32", "count": n}; FrameError if malformed
+def decode(frame: Any, out: Any) -> None: ...  # out: float array of frame_info()["count"] elements
+def decode_add(frame: Any, acc: Any) -> None: ...
+# Bare kernels (no header), used by ops: payload is uint8 of codec.encoded_bytes(count).
+def quantize(x: Any, codec: Codec, payload: Any) -> None: ...
+def dequantize(payload: Any, codec: Codec, out: Any) -> None: ...
+# Exact global top-k by magnitude, ties to the lower index, results in index order. values: float32[k], indices: int64[k].
+def topk(x: Any, k: int, values: Any, indices: Any) -> None: ...
+def array_info(x: Any) -> tuple[int, int, str]: ...  # (address, count, dtype name); ArgumentError if not usable
+
+# -- schedule ----------------------------------------------------------------------------------------------------
+class Step:
+    kind: str  # "send", "recv", "recv_reduce"
+    chunk: int
+    round: int
+    peers: list[int]
+    complete: bool
+    def __init__(self, kind: str, chunk: int, round: int, peers: Sequence[int], complete: bool = False) -> None: ...
+
+class Schedule:
+    algorithm: str
+    collective: str
+    rank: int
+    size: int
+    root: int
+    chunks: int
+    lanes: list[list[Step]]
+    lossy_encodes: int
+
+class Candidate:
+    algorithm: str
+    seconds: float
+    rounds: int
+    lossy_encodes: int
+    valid: bool
+    reason: str
+
+def algorithms() -> list[dict[str, Any]]: ...  # name, id, summary
+def supports(algorithm: str, collective: str, size: int) -> bool: ...
+def make_schedule(algorithm: str, collective: str, rank: int, size: int, root: int = -1) -> Schedule: ...
+def verify(ranks: Sequence[Schedule], segments: int = 1, depth: int = 1, capacity: int = 1) -> str: ...
+def sum_order(ranks: Sequence[Schedule], chunk: int) -> str: ...
+def select(
+    collective: str,
+    size: int,
+    raw_bytes: int,
+    wire_ratio: float = 1.0,
+    lossy: bool = False,
+    gamma: float = 0.0,
+    segment_bytes: int = 131072,
+    alpha: float = 1e-6,
+    beta: float = 1e-10,
+) -> tuple[str, list[Candidate], str]: ...  # winner, candidates, explanation table
+def estimate(algorithm: str, collective: str, size: int, raw_bytes: int, **question: Any) -> float: ...  # seconds
+
+# -- transport ---------------------------------------------------------------------------------------------------
+class Config:
+    timeout_s: float
+    transport: str
+    sockets: int
+    channel_bytes: int
+    segment_bytes: int
+    spin_us: float
+    ifname: str
+    @staticmethod
+    def from_env() -> Config: ...
+    def check(self) -> None: ...
+
+class Transport: ...  # opaque; moved into a Communicator
+
+class Endpoint:
+    def __init__(self, rank: int, size: int, epoch: int, secret: bytes, address: str, config: Config) -> None: ...
+    def blob(self) -> bytes: ...
+    def connect(self, blobs: Sequence[bytes], timeout: float) -> Transport: ...
+
+class InprocHub:
+    def __init__(self, size: int, channel_bytes: int = 1048576) -> None: ...
+    size: int
+    def connect(self, rank: int) -> Transport: ...
+    def delay(self, src: int, dst: int, seconds: float) -> None: ...
+    def drop(self, src: int, dst: int) -> None: ...
+    def close(self, rank: int) -> None: ...
+
+# -- comm --------------------------------------------------------------------------------------------------------
+class Work:
+    def done(self) -> bool: ...
+    def wait(self, timeout: float = -1.0) -> None: ...  # raises the operation's error; Timeout if not done by then (it goes on)
+    def seconds(self) -> tuple[float, float, float]: ...  # submitted, started, finished (time.monotonic clock)
+
+class Communicator:
+    rank: int
+    size: int
+    epoch: int
+    def __init__(self, transport: Transport, epoch: int, config: Config) -> None: ...
+    # timeout < 0: the communicator's default. algorithm "": auto. sync=True: runs to the end and returns None.
+    # The caller keeps every array alive until the Work is done.
+    def all_reduce(
+        self, x: Any, op: str, codec: Codec | None, algorithm: str, residual: Any | None, sync: bool, timeout: float
+    ) -> Work | None: ...
+    def reduce_scatter(
+        self, x: Any, out: Any, op: str, codec: Codec | None, algorithm: str, residual: Any | None, sync: bool, timeout: float
+    ) -> Work | None: ...
+    def all_gather(self, x: Any, out: Any, codec: Codec | None, algorithm: str, sync: bool, timeout: float) -> Work | None: ...
+    def broadcast(self, x: Any, root: int, codec: Codec | None, algorithm: str, sync: bool, timeout: float) -> Work | None: ...
+    def all_to_all(self, x: Any, out: Any, codec: Codec | None, sync: bool, timeout: float) -> Work | None: ...
+    def send(self, x: Any, peer: int, tag: int, sync: bool, timeout: float) -> Work | None: ...
+    def recv(self, x: Any, peer: int, tag: int, sync: bool, timeout: float) -> Work | None: ...
+    def barrier(self, sync: bool, timeout: float) -> Work | None: ...
+    def explain(self, count: int, dtype: str, codec: Codec | None) -> str: ...
+    def choose(self, count: int, dtype: str, codec: Codec | None) -> str: ...  # the algorithm "auto" takes for all_reduce
+    def abort(self, reason: str) -> None: ...
+    def close(self) -> None: ...
+    def peers(self) -> list[tuple[str, str]]: ...  # per rank: (transport kind, host); own rank: ("self", host)
+    def counters(self) -> dict[str, int]: ...  # bytes_sent, bytes_received, socket_bytes_sent, ..., ops
+    def trace_start(self, events: int = 100000) -> None: ...
+    # (name, start_s, end_s, op seq, peer, chunk, segment, bytes); times on time.monotonic's clock
+    def trace_stop(self) -> list[tuple[str, float, float, int, int, int, int, int]]: ...
