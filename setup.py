@@ -1,0 +1,63 @@
+"""Builds gradwire._native with CMake; everything else about the package is in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+JOBS = min(2, os.cpu_count() or 1)  # a compile job takes up to 1 GB
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11  # a build requirement: present by now
+
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        if not header.exists():
+            raise SystemExit(
+                f"gradwire needs {header} to build, and it is not there. Install Python's headers, "
+                "for example: apt-get install python3-dev"
+            )
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        # An editable install keeps its build directory, so that a changed file costs one compile and one link.
+        build = ROOT / "build" / "dev" if self.inplace else Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            f"-S{ROOT}",
+            f"-B{build}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DGW_OUTPUT_DIR={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
+        ninja = shutil.which("ninja")
+        if ninja:
+            configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        if not _made_by_this_python(build, bool(ninja)):
+            configure.append("--fresh")
+        configure += shlex.split(os.environ.get("GRADWIRE_CMAKE_ARGS", ""))
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "_native", f"-j{JOBS}"], check=True)
+
+
+def _made_by_this_python(build: Path, ninja: bool) -> bool:
+    """A cache made by another Python, or inside a build environment that is gone, points at files that are gone."""
+    cache = build / "CMakeCache.txt"
+    if not cache.exists():
+        return True
+    text = cache.read_text(errors="replace")
+    generator = "CMAKE_GENERATOR:INTERNAL=Ninja" in text
+    return f"Python_EXECUTABLE:UNINITIALIZED={sys.executable}\n" in text and generator == ninja
+
+
+setup(ext_modules=[Extension("gradwire._native", [])], cmdclass={"build_ext": CMakeBuild})
