@@ -1,0 +1,99 @@
+# Every target does all of its own set-up in .venv and can be the first command in a fresh clone. Stamps make a second
+# call quick. Needs: g++ >= 12 (or clang >= 15) and python3 with venv and headers.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
+CMAKE  := $(VENV)/bin/cmake
+JOBS   := 2
+BUILD  := build/dev
+ARGS   ?=
+
+# cmake, ninja and the linters are those of the venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+NATIVE_SOURCES := $(shell find csrc -name '*.[ch]pp' -o -name '*.def')
+CPP_FILES       = $(shell find csrc tests/cpp -name '*.[ch]pp')
+PY_FILES       := src tests examples benchmarks tools setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-cpp lint format bench sanitize dev clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo      train a small GPT on two ranks with each codec; ARGS=--full for the long run
+demo: $(VENV)/.native $(VENV)/.torch
+	$(PIP) rich matplotlib
+	$(PY) benchmarks/demo.py $(ARGS)
+
+## make test      the whole suite: C++ and Python; ARGS are passed to pytest
+test: test-cpp $(VENV)/.native $(VENV)/.test
+	$(PY) -m pytest $(ARGS)
+
+test-cpp: $(VENV)/.native
+	bash tools/ensure_doctest.sh
+	$(CMAKE) -S . -B $(BUILD) -DGW_TESTS=ON $(GRADWIRE_CMAKE_ARGS) > /dev/null
+	$(CMAKE) --build $(BUILD) --target gw_tests -j$(JOBS)
+	$(BUILD)/tests/cpp/gw_tests
+
+## make lint      formatting, lints and types; changes nothing. pre-commit runs the same
+lint: $(VENV)/.lint
+	clang-format --dry-run -Werror $(CPP_FILES)
+	ruff check $(PY_FILES)
+	ruff format --check $(PY_FILES)
+	mypy
+
+## make format    put every file into the one style
+format: $(VENV)/.lint
+	clang-format -i $(CPP_FILES)
+	ruff check --fix $(PY_FILES)
+	ruff format $(PY_FILES)
+
+## make bench     all_reduce and codec speed on this machine, Gloo beside it
+bench: $(VENV)/.native $(VENV)/.torch
+	$(PIP) rich matplotlib
+	$(VENV)/bin/gradwire bench all_reduce --ranks 2 --vs gloo $(ARGS)
+	$(VENV)/bin/gradwire bench codec
+
+## make sanitize  the C++ tests under AddressSanitizer + UBSan, then under ThreadSanitizer
+sanitize: $(VENV)/.build-tools
+	bash tools/ensure_doctest.sh
+	bash tools/sanitize.sh address
+	bash tools/sanitize.sh thread
+
+## make dev       an editable install; after it, a change in csrc costs one compile
+dev: $(VENV)/.native
+
+## make clean     remove what the build made (not .venv)
+clean:
+	rm -rf build dist src/*.egg-info src/gradwire/*.so
+	rm -f $(VENV)/.native $(VENV)/.editable
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.build-tools: $(VENV)/.created tools/requirements-build.txt
+	$(PIP) -r tools/requirements-build.txt
+	touch $@
+
+$(VENV)/.editable: $(VENV)/.build-tools pyproject.toml setup.py
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.native: $(VENV)/.editable CMakeLists.txt $(NATIVE_SOURCES)
+	$(CMAKE) --build $(BUILD) --target _native -j$(JOBS)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.created tools/requirements-torch.txt
+	$(PIP) -r tools/requirements-torch.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.created tools/requirements-test.txt tools/requirements-torch.txt
+	$(PIP) -r tools/requirements-test.txt
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.created tools/requirements-lint.txt tools/requirements-torch.txt
+	$(PIP) -r tools/requirements-lint.txt
+	touch $@

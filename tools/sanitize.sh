@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# sanitize.sh address|thread: builds the C++ tests with that sanitizer and runs them. Any report fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+
+kind=${1:?address or thread}
+build=build/$kind
+cmake -S . -B "$build" -GNinja -DCMAKE_BUILD_TYPE=Debug -DGW_PYTHON=OFF -DGW_TESTS=ON \
+  -DGW_SANITIZE="$kind" ${GRADWIRE_CMAKE_ARGS:-} > /dev/null
+cmake --build "$build" --target gw_tests -j2
+
+export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+run=("$build/tests/cpp/gw_tests")
+# ThreadSanitizer of gcc 12 cannot place its shadow memory under the address randomisation of newer kernels.
+if [ "$kind" = thread ] && command -v setarch > /dev/null; then
+  run=(setarch "$(uname -m)" -R "${run[@]}")
+fi
+echo "gw_tests under the $kind sanitizer"
+timeout 600 "${run[@]}"
