@@ -1,0 +1,78 @@
+// A group of ranks that call the same operations in the same order. Checks arguments, chooses the algorithm, keeps
+// the plans, and hands the work to the engine. Thread-safe, but the order of calls must be the same on all ranks.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/config.hpp"
+#include "base/view.hpp"
+#include "comm/engine.hpp"
+#include "schedule/select.hpp"
+
+namespace gw {
+
+// What an operation takes besides its arrays.
+struct CallOptions {
+  ReduceOp op = ReduceOp::sum;
+  CodecPtr codec;
+  std::string_view algorithm;      // empty: auto
+  std::optional<View> residual;    // fp32; error feedback: added first, then overwritten with what was lost
+  int peer = -1;                   // broadcast: root; send, recv: the other rank
+  uint32_t tag = 0;
+  std::optional<double> timeout_s;
+};
+
+class Communicator {
+ public:
+  Communicator(std::unique_ptr<Transport> transport, uint32_t epoch, const Config& config);
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  uint32_t epoch() const { return epoch_; }
+
+  // Makes the Work of one call; throws Error(argument) before anything is sent. `in` and `out` are the same array for
+  // operations in place. Give the result to engine().run() or engine().submit().
+  Work prepare(Collective collective, const View& in, const View& out, const CallOptions& options);
+  std::shared_ptr<Work> prepare_shared(Collective collective, const View& in, const View& out,
+                                       const CallOptions& options);
+
+  Choice choose(Collective collective, size_t count, DType dtype, const CodecPtr& codec) const;
+  Engine& engine() { return engine_; }
+  const Config& config() const { return config_; }
+
+ private:
+  struct Prepared {
+    std::shared_ptr<const Plan> plan;
+    Buffers buffers;
+    Deadline::Duration timeout;
+  };
+  Prepared check_and_plan(Collective collective, const View& in, const View& out, const CallOptions& options);
+  size_t checked_count(Collective collective, const View& in, const View& out) const;
+  void check_reduction(Collective collective, DType dtype, const CallOptions& options) const;
+  std::shared_ptr<const Plan> plan_for(Operation operation, std::string_view algorithm);
+
+  const int rank_, size_;
+  const uint32_t epoch_;
+  const Config config_;
+  Link link_;
+  Engine engine_;
+
+  struct Key {
+    Operation operation;
+    std::string_view asked;  // as called: "" for auto
+    bool operator==(const Key&) const = default;
+  };
+  struct KeyHash {
+    size_t operator()(const Key& k) const;
+  };
+  std::mutex plans_mutex_;
+  std::unordered_map<Key, std::shared_ptr<const Plan>, KeyHash> plans_;
+};
+
+}  // namespace gw

@@ -1,0 +1,79 @@
+// Who runs what, when: queues of operations, and one driving thread at a time. A synchronous call on an idle
+// communicator drives itself; otherwise a worker thread, started at the first need, drives what is queued.
+//
+// Streams: collectives form one, in the order of calls; so do the sends to each peer and the receives from each peer.
+// The first operation of every stream is active; active operations advance side by side.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/config.hpp"
+#include "comm/pause.hpp"
+#include "comm/watchdog.hpp"
+#include "comm/work.hpp"
+
+namespace gw {
+
+class Engine {
+ public:
+  Engine(std::unique_ptr<Transport> transport, uint32_t epoch, const Config& config);
+  ~Engine();
+
+  // Runs `work` to its end on this thread if possible. Throws its error.
+  void run(Work& work);
+  void submit(std::shared_ptr<Work> work);
+  // Ends every operation, here and on all peers, with Error(aborted). Any thread; idempotent.
+  void abort(const std::string& reason);
+  // Says goodbye. Operations still in flight end with Error(closed). Any thread; idempotent.
+  void close();
+
+  Transport& transport() { return *transport_; }
+  void trace_start(size_t events);
+  std::vector<TraceEvent> trace_stop();
+  uint64_t operations() const { return operations_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Stream {
+    std::deque<Work*> queue;
+    Staging staging;
+    uint64_t next_seq = 0;
+  };
+  void enqueue(Work& work);  // holding mutex_
+  void drive(const Work* until);
+  void accept();
+  bool advance();
+  void retire(Work& work, std::optional<Error> error);
+  void fail(const Error& error);
+  void work_loop();
+  void wake_worker();  // holding mutex_
+  template <class F>
+  void as_driver(F&& f);
+
+  std::unique_ptr<Transport> transport_;
+  Watchdog watchdog_;
+  Pause pause_;
+  Trace trace_;
+
+  // Touched by the driving thread only.
+  std::vector<Stream> streams_;
+  std::vector<Work*> active_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool driving_ = false, stopping_ = false, closed_ = false;
+  std::optional<Error> broken_;
+  std::deque<Work*> incoming_;
+  std::thread worker_;
+  std::atomic<bool> has_incoming_ = false, abort_requested_ = false;
+  std::atomic<size_t> pending_ = 0;
+  std::atomic<uint64_t> operations_ = 0;
+  std::optional<Error> abort_error_;  // under mutex_
+};
+
+}  // namespace gw

@@ -1,0 +1,70 @@
+// The executor: carries out one Plan over a Transport, one small step at a time, without ever blocking.
+//
+// Rules it keeps for every schedule and codec: see csrc/README.md ("The executor's rules").
+#pragma once
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/plan.hpp"
+#include "comm/staging.hpp"
+#include "comm/trace.hpp"
+#include "transport/transport.hpp"
+
+namespace gw {
+
+class Executor {
+ public:
+  // Nothing moves before begin(). The memory in `buffers` must stay valid until done().
+  Executor(std::shared_ptr<const Plan> plan, const Buffers& buffers);
+
+  void begin(Transport& transport, Staging& staging, Trace& trace);
+  // Does what can be done now. True if anything was done. Throws Error(mismatch) if a peer runs something else, and
+  // Error(frame) if a peer's bytes make no sense; the executor must not be used afterwards.
+  bool advance();
+  bool done() const { return done_; }
+
+  // Why it cannot go on: the peers it waits for (not yet arrived data, or channels they do not empty).
+  std::vector<int> waiting_for() const;
+  // The step it waits in, for error messages; -1 if none.
+  int step() const;
+  const Plan& plan() const { return *plan_; }
+  uint64_t seq() const { return seq_; }
+  void set_seq(uint64_t seq) { seq_ = seq; }  // before begin(): this call's place in the order of calls
+  std::string describe() const;  // "all_reduce #12"
+
+ private:
+  struct Cursor {
+    uint32_t sends = 0, receives = 0;
+  };
+  bool try_send(const LanePlan& lane, const Unit& unit);
+  bool try_receive(const LanePlan& lane, const Unit& unit);
+  void fill(const Unit& unit, std::byte* payload);
+  void fold_raw(const LanePlan& lane, const Unit& unit);
+  void fold_coded(const LanePlan& lane, const Unit& unit);
+  void store_received(const Unit& unit, const std::byte* payload);
+  const std::byte* arrived(int peer, const LanePlan& lane, const Unit& unit);
+  [[noreturn]] void mismatch(int peer, const std::byte* got, const std::byte* expected) const;
+  FrameHeader header(const LanePlan& lane, const Unit& unit) const;
+
+  const void* input(const Unit& unit) const;
+  void* output(const Unit& unit) const;
+  const void* own_value(const Unit& unit) const { return unit.from_input ? input(unit) : output(unit); }
+  float* residual(const Unit& unit) const;
+
+  std::shared_ptr<const Plan> plan_;
+  Buffers buffers_;
+  uint64_t seq_ = 0;
+  std::array<Cursor, kMaxLanes> cursors_{};
+  bool done_ = false;
+  Transport* transport_ = nullptr;
+  Trace* trace_ = nullptr;
+  float* scratch_ = nullptr;
+  std::byte* frames_ = nullptr;
+  const std::byte** spans_ = nullptr;  // payloads of the unit at hand, one per peer
+  const void** sources_ = nullptr;
+};
+
+}  // namespace gw

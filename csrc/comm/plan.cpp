@@ -1,0 +1,253 @@
+#include "comm/plan.hpp"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <tuple>
+
+#include "base/error.hpp"
+#include "transport/transport.hpp"
+
+namespace gw {
+namespace {
+
+constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+// ---- geometry: chunks and segments in memory --------------------------------------------------------------------
+
+struct Geometry {
+  size_t chunk_elements = 0;    // of every chunk but the last ones
+  size_t segment_elements = 1;
+  size_t total = 0;             // all chunks
+  bool shares = false;          // chunk c is exactly rank c's share
+
+  size_t begin(int chunk) const { return std::min(total, static_cast<size_t>(chunk) * chunk_elements); }
+  size_t length(int chunk) const { return begin(chunk + 1) - begin(chunk); }
+  size_t segments(int chunk) const {
+    // an empty chunk still travels as one empty frame, so that its header is checked
+    return std::max<size_t>(1, (length(chunk) + segment_elements - 1) / segment_elements);
+  }
+};
+
+bool has_shares(Collective c) {
+  return c == Collective::reduce_scatter || c == Collective::all_gather || c == Collective::all_to_all;
+}
+
+Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings, bool p2p) {
+  const size_t element = size_of(op.dtype);
+  const size_t align = std::max(op.codec ? op.codec->block() : 1, 64 / element);
+  Geometry g;
+  g.shares = has_shares(op.collective);
+  const auto chunks = static_cast<size_t>(schedule.chunks);
+  g.chunk_elements = g.shares ? op.count : round_up((op.count + chunks - 1) / chunks, align);
+  g.total = g.shares ? op.count * chunks : op.count;
+  // Pieces that stay in cache and still give a chunk several of them to overlap. Coded segments are cut by their fp32
+  // scratch (L2-sized) rather than by their payload. (p2p channels are a quarter as large.)
+  constexpr size_t kPieces = 4, kSmallestPiece = 16 << 10, kScratchElements = 32 << 10;
+  const size_t most = std::min(settings.segment_bytes, settings.channel_bytes / (p2p ? 32 : 8));
+  size_t elements = most / element;
+  if (op.codec) elements = std::max(kScratchElements, align);
+  const size_t spread = std::max(g.chunk_elements / kPieces, kSmallestPiece / element);
+  g.segment_elements = std::max(align, round_up(std::min(elements, spread), align));
+  if (op.codec)  // dense "sparse" frames can be larger than the values: shrink until they fit
+    while (g.segment_elements > align && op.codec->encoded_bytes(g.segment_elements) > most)
+      g.segment_elements = std::max(align, round_up(g.segment_elements / 2, align));
+  return g;
+}
+
+// ---- what a step does to values and frames ------------------------------------------------------------------------
+
+struct StepRole {
+  Unit prototype;
+  bool needs_slot = false;
+};
+
+bool later(const std::vector<Step>& steps, size_t from, int chunk, auto&& wanted) {
+  for (size_t i = from + 1; i < steps.size(); ++i)
+    if (steps[i].chunk == chunk && wanted(steps[i])) return true;
+  return false;
+}
+
+// Walks one lane in order and decides, for each step, where this rank's value lies and who makes the frame.
+std::vector<StepRole> roles_of(const std::vector<Step>& steps, const Operation& op) {
+  struct ChunkState {
+    bool touched = false;      // a receive has written it: the value is in `out`
+    bool frame_kept = false;   // the frame store holds the frame of the current value
+  };
+  std::map<int, ChunkState> chunks;
+  std::vector<StepRole> roles;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const Step& s = steps[i];
+    ChunkState& c = chunks[s.chunk];
+    const auto complete_send = [](const Step& t) { return t.kind == StepKind::send && t.complete; };
+    StepRole role;
+    Unit& u = role.prototype;
+    u.kind = s.kind;
+    u.complete = s.complete;
+    u.step = static_cast<int>(i);
+    u.round = static_cast<uint16_t>(s.round);
+    u.chunk = static_cast<uint16_t>(s.chunk);
+    u.from_input = !c.touched;
+    if (s.kind == StepKind::send && op.codec) {
+      u.encode = !c.frame_kept;
+      // A share that is sent to several peers, or that this rank will fold itself, is encoded once and kept.
+      if (u.encode && (s.complete || later(steps, i, s.chunk, [](const Step& t) {
+                         return t.kind == StepKind::recv_reduce || (t.kind == StepKind::send && !t.complete);
+                       })))
+        c.frame_kept = true;
+      u.adopt = u.encode && s.complete && op.collective != Collective::all_to_all;
+      role.needs_slot = c.frame_kept;
+    } else if (s.kind == StepKind::recv_reduce) {
+      u.own_frame = op.codec && c.frame_kept;
+      u.encode = op.codec && s.complete && later(steps, i, s.chunk, complete_send);
+      role.needs_slot = u.own_frame || u.encode;
+      c = {.touched = true, .frame_kept = u.encode};
+    } else if (s.kind == StepKind::recv) {
+      u.keep_frame = op.codec && later(steps, i, s.chunk, complete_send);
+      role.needs_slot = u.keep_frame;
+      c = {.touched = true, .frame_kept = u.keep_frame};
+    }
+    roles.push_back(role);
+  }
+  return roles;
+}
+
+// ---- units in the executor's order ----------------------------------------------------------------------------------
+
+// Where chunk data lies in the caller's arrays.
+void place(Unit& u, const Operation& op, const Geometry& g, int rank) {
+  const size_t begin = static_cast<size_t>(u.segment) * g.segment_elements;
+  const size_t length = g.length(u.chunk);
+  u.count = std::min(g.segment_elements, length - std::min(length, begin));
+  u.in_offset = u.out_offset = g.begin(u.chunk) + begin;
+  if (op.collective == Collective::all_gather && u.chunk == rank) u.in_offset = begin;
+  if (op.collective == Collective::reduce_scatter && u.chunk == rank) u.out_offset = begin;
+  u.payload_bytes = op.codec ? op.codec->encoded_bytes(u.count) : u.count * size_of(op.dtype);
+}
+
+struct LaneBuilder {
+  const Operation& op;
+  const Geometry& geometry;
+  int rank;
+  size_t depth;
+  std::map<std::pair<int, size_t>, size_t>& slots;  // (chunk, segment) -> offset in the frame store
+  size_t& store_bytes;
+
+  size_t slot(int chunk, const Unit& u) {
+    const auto [it, fresh] = slots.try_emplace({chunk, u.segment}, store_bytes);
+    if (fresh) store_bytes += round_up(u.payload_bytes, 64);
+    return it->second;
+  }
+
+  LanePlan build(const std::vector<Step>& steps) {
+    LanePlan lane;
+    const auto roles = roles_of(steps, op);
+    std::vector<Unit> units;
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const auto first = static_cast<uint32_t>(lane.peers.size());
+      lane.peers.insert(lane.peers.end(), steps[i].peers.begin(), steps[i].peers.end());
+      for (size_t s = 0; s < geometry.segments(steps[i].chunk); ++s) {
+        Unit u = roles[i].prototype;
+        u.segment = static_cast<uint32_t>(s);
+        u.first_peer = first;
+        u.peers = static_cast<uint32_t>(steps[i].peers.size());
+        place(u, op, geometry, rank);
+        if (roles[i].needs_slot) u.slot = slot(steps[i].chunk, u);
+        units.push_back(u);
+      }
+    }
+    // The same key on both sides of every message, so channels need no tags: see schedule.hpp on deadlock.
+    const auto key = [this](const Unit& u) {
+      return std::tuple(u.round * depth + u.segment, u.round, u.step, u.segment);
+    };
+    std::ranges::sort(units, {}, key);
+    tie_queues(units);
+    for (const Unit& u : units) (u.kind == StepKind::send ? lane.sends : lane.receives).push_back(u);
+    return lane;
+  }
+
+  // `after`: everything an earlier step of the lane does to the same piece of memory.
+  static void tie_queues(std::vector<Unit>& units) {
+    std::map<std::pair<int, uint32_t>, std::vector<size_t>> pieces;
+    std::vector<uint32_t> position(units.size());
+    uint32_t sends = 0, receives = 0;
+    for (size_t i = 0; i < units.size(); ++i) {
+      position[i] = units[i].kind == StepKind::send ? sends++ : receives++;
+      pieces[{units[i].chunk, units[i].segment}].push_back(i);
+    }
+    for (auto& [piece, members] : pieces)
+      for (size_t i : members)
+        for (size_t j : members) {
+          const bool other_queue = (units[i].kind == StepKind::send) != (units[j].kind == StepKind::send);
+          if (other_queue && units[j].step < units[i].step)
+            units[i].after = std::max(units[i].after, position[j] + 1);
+        }
+  }
+};
+
+FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t epoch, const PlanSettings& settings,
+                          const Geometry& g) {
+  FrameHeader h{};
+  // Both ends of a point-to-point message describe it as a send.
+  h.collective = static_cast<uint8_t>(op.collective == Collective::recv ? Collective::send : op.collective);
+  h.op = static_cast<uint8_t>(op.op);
+  h.dtype = static_cast<uint8_t>(op.dtype);
+  h.algorithm = algorithm_id;
+  h.codec = op.codec ? op.codec->id() : uint8_t{0};
+  h.codec_params = op.codec ? op.codec->wire_params() : 0;
+  h.total = op.count;
+  h.epoch = static_cast<decltype(h.epoch)>(epoch);
+  // FNV-1a over what must agree but has no field of its own.
+  const bool broadcast = op.collective == Collective::broadcast;
+  uint32_t hash = 2166136261u;
+  for (size_t v : {g.segment_elements, settings.channel_bytes, static_cast<size_t>(broadcast ? op.peer + 1 : 0),
+                   static_cast<size_t>(op.tag)})
+    for (int byte = 0; byte < 8; ++byte) hash = (hash ^ static_cast<uint32_t>((v >> (8 * byte)) & 0xff)) * 16777619u;
+  h.config = hash;
+  return h;
+}
+
+}  // namespace
+
+std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& schedule, uint8_t algorithm_id,
+                                      uint32_t epoch, const PlanSettings& settings) {
+  const bool p2p = op.collective == Collective::send || op.collective == Collective::recv;
+  const Geometry g = make_geometry(op, schedule, settings, p2p);
+  auto plan = std::make_shared<Plan>();
+  plan->operation = op;
+  plan->rank = schedule.rank;
+  plan->size = schedule.size;
+  plan->scale = op.op == ReduceOp::avg ? 1.0 / schedule.size : 1.0;
+  plan->header = common_header(op, algorithm_id, epoch, settings, g);
+
+  // As many segments in flight between two rounds as half a channel holds.
+  const size_t message = kHeaderBytes + (op.codec ? op.codec->encoded_bytes(g.segment_elements)
+                                                  : g.segment_elements * size_of(op.dtype));
+  const size_t depth = std::clamp<size_t>(settings.channel_bytes / (2 * message), 1, 16);
+  std::map<std::pair<int, size_t>, size_t> slots;
+  for (size_t l = 0; l < schedule.lanes.size(); ++l) {
+    LaneBuilder builder{op, g, schedule.rank, depth, slots, plan->frame_store_bytes};
+    LanePlan lane = builder.build(schedule.lanes[l].steps);
+    lane.channel_lane = p2p ? kP2pLane : static_cast<int>(l);
+    check_internal(lane.channel_lane < kLanes, "a schedule has more lanes than a transport");
+    for (const Unit& u : lane.sends) {
+      const std::pair channel(lane.peers[u.first_peer], lane.channel_lane);
+      if (std::ranges::find(plan->send_channels, channel) == plan->send_channels.end())
+        plan->send_channels.push_back(channel);
+    }
+    plan->lanes.push_back(std::move(lane));
+  }
+  if (op.codec) plan->scratch_elements = g.segment_elements;
+  if (!op.in_place) {
+    const size_t mine = static_cast<size_t>(schedule.rank) * op.count;
+    const bool gather = op.collective == Collective::all_gather, alone = schedule.size == 1;
+    if (gather || op.collective == Collective::all_to_all || alone) {
+      plan->copy_count = op.count;
+      plan->copy_in_offset = gather ? 0 : mine;
+      plan->copy_out_offset = alone ? 0 : mine;
+    }
+  }
+  return plan;
+}
+
+}  // namespace gw

@@ -1,0 +1,66 @@
+// A Plan is a Schedule given its place in memory: chunks cut into segments, each (step, segment) a Unit with
+// offsets, payload size, what to do with values and frames, and what it has to wait for. It depends on the Operation
+// and the communicator alone, so it is made once and reused by every call of the same shape.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "codec/wire.hpp"
+#include "comm/operation.hpp"
+#include "schedule/schedule.hpp"
+
+namespace gw {
+
+inline constexpr size_t kNoSlot = ~size_t{0};
+
+struct Unit {
+  StepKind kind = StepKind::send;
+  bool complete = false;
+  bool from_input = false;  // this rank's value still lies in `in`, and its residual is not yet folded in
+  bool encode = false;      // send: this rank makes the frame. recv_reduce: it owns the chunk and makes the final frame
+  bool adopt = false;       // after encode, this rank's own value becomes what its peers will decode
+  bool own_frame = false;   // recv_reduce: this rank's share was already sent; use what the peers decoded
+  bool keep_frame = false;  // recv: a later send forwards the frame
+  int step = 0;             // index into the lane's steps, for error messages
+  uint32_t first_peer = 0, peers = 0;  // into LanePlan::peers
+  size_t in_offset = 0, out_offset = 0, count = 0;  // elements
+  size_t payload_bytes = 0;
+  size_t slot = kNoSlot;  // where the frame is kept, bytes into the frame store
+  uint32_t after = 0;     // units of the lane's other queue that must be done before this one may start
+  uint16_t round = 0, chunk = 0;
+  uint32_t segment = 0;
+};
+
+// Sends and receives of a lane are two in-order queues; `after` ties them together.
+struct LanePlan {
+  int channel_lane = 0;
+  std::vector<Unit> sends, receives;
+  std::vector<int> peers;
+};
+
+struct Plan {
+  Operation operation;
+  int rank = 0, size = 1;
+  std::vector<LanePlan> lanes;
+  std::vector<std::pair<int, int>> send_channels;  // (peer, lane) of every channel that is sent on
+  size_t frame_store_bytes = 0;
+  size_t scratch_elements = 0;  // fp32
+  double scale = 1;             // applied by the rank that completes a chunk
+  // Copied before the first step: this rank's own share, in elements.
+  size_t copy_in_offset = 0, copy_out_offset = 0, copy_count = 0;
+  FrameHeader header;  // fields common to every message; seq is filled in per call
+};
+
+// Settings that all ranks must share; they travel in every header as a hash.
+struct PlanSettings {
+  size_t segment_bytes;
+  size_t channel_bytes;
+};
+
+std::shared_ptr<const Plan> make_plan(const Operation& operation, const Schedule& schedule, uint8_t algorithm_id,
+                                      uint32_t epoch, const PlanSettings& settings);
+
+}  // namespace gw

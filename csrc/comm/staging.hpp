@@ -1,0 +1,49 @@
+// Memory that operations share: it grows to the largest operation seen and is then reused, so that a warm
+// communicator allocates nothing per call. Every active Program has a Staging of its own.
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace gw {
+
+class Staging {
+ public:
+  // fp32 scratch of one segment: values on their way into or out of a codec.
+  float* scratch(size_t elements) { return grow(scratch_, scratch_size_, elements); }
+  // Coded frames kept for forwarding: at most the coded size of the whole operation.
+  std::byte* frames(size_t bytes) { return grow(frames_, frames_size_, bytes); }
+  // One entry per source of a fold.
+  const std::byte** spans(size_t n) {
+    if (spans_.size() < n) spans_.resize(n);
+    return spans_.data();
+  }
+  const void** sources(size_t n) {
+    if (sources_.size() < n) sources_.resize(n);
+    return sources_.data();
+  }
+  size_t bytes() const { return scratch_size_ * sizeof(float) + frames_size_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  template <class T>
+  static T* grow(std::unique_ptr<T, Free>& buffer, size_t& size, size_t wanted) {
+    if (wanted > size) {
+      buffer.reset();
+      size = 0;
+      buffer.reset(static_cast<T*>(::operator new(wanted * sizeof(T), std::align_val_t{64})));
+      size = wanted;
+    }
+    return buffer.get();
+  }
+  std::unique_ptr<float, Free> scratch_;
+  std::unique_ptr<std::byte, Free> frames_;
+  size_t scratch_size_ = 0, frames_size_ = 0;
+  std::vector<const std::byte*> spans_;
+  std::vector<const void*> sources_;
+};
+
+}  // namespace gw

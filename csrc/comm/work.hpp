@@ -1,0 +1,46 @@
+// One operation on its way: what it does, until when, and how it ended.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "base/deadline.hpp"
+#include "base/error.hpp"
+#include "comm/executor.hpp"
+
+namespace gw {
+
+class Work {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  Work(std::shared_ptr<const Plan> plan, const Buffers& buffers, Deadline::Duration timeout)
+      : executor(std::move(plan), buffers), timeout(timeout) {}
+
+  // Any thread.
+  bool done() const { return done_.load(std::memory_order_acquire); }
+  // Returns when done, throwing the operation's error if it failed; throws Error(timeout) if `deadline` comes first
+  // (the operation goes on under its own deadline).
+  void wait(std::optional<Deadline> deadline = std::nullopt);
+
+  // The driving thread.
+  void finish(std::optional<Error> error = std::nullopt);
+
+  Executor executor;
+  Deadline::Duration timeout;
+  std::optional<Deadline> deadline;  // set when the operation starts: waiting in the queue does not count
+  Clock::time_point submitted{}, started{}, finished{};
+  int stream = 0;
+  std::shared_ptr<Work> self;  // keeps an asynchronous operation alive while it is queued
+
+ private:
+  std::atomic<bool> done_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<Error> error_;
+};
+
+}  // namespace gw
