@@ -23,8 +23,8 @@ enum class ErrorKind : uint8_t {
 struct ErrorContext {
   int rank = -1;
   int peer = -1;
-  std::string host;
-  std::string op;  // "all_reduce"
+  std::string host{};
+  std::string op{};  // "all_reduce"
   uint64_t seq = 0;
   int step = -1;  // index into the schedule's steps
 };

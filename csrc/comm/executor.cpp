@@ -165,7 +165,7 @@ void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
   }
   if (!own_placed) sources_[n++] = own_value(u);
   const Operation& op = plan_->operation;
-  kernels().fold(op.dtype, op.op == ReduceOp::avg ? ReduceOp::sum : op.op, sources_.data(), n,
+  kernels().fold(op.dtype, op.op == ReduceOp::avg ? ReduceOp::sum : op.op, sources_, n,
                  u.complete ? plan_->scale : 1.0, output(u), nullptr, u.count);
 }
 

@@ -22,8 +22,8 @@ struct Notice {
   int waiting_for = -1;
   // abort only
   ErrorKind kind = ErrorKind::internal;
-  ErrorContext context;
-  std::string text;  // cut to what fits
+  ErrorContext context{};
+  std::string text{};  // cut to what fits
 };
 
 ControlMessage pack(const Notice& notice);

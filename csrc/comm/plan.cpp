@@ -194,9 +194,9 @@ FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t ep
   h.dtype = static_cast<uint8_t>(op.dtype);
   h.algorithm = algorithm_id;
   h.codec = op.codec ? op.codec->id() : uint8_t{0};
-  h.codec_params = op.codec ? op.codec->wire_params() : 0;
+  h.params = op.codec ? op.codec->wire_params() : 0;
   h.total = op.count;
-  h.epoch = static_cast<decltype(h.epoch)>(epoch);
+  h.epoch = epoch;
   // FNV-1a over what must agree but has no field of its own.
   const bool broadcast = op.collective == Collective::broadcast;
   uint32_t hash = 2166136261u;

@@ -17,8 +17,8 @@ class Work {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Work(std::shared_ptr<const Plan> plan, const Buffers& buffers, Deadline::Duration timeout)
-      : executor(std::move(plan), buffers), timeout(timeout) {}
+  Work(std::shared_ptr<const Plan> plan, const Buffers& buffers, Deadline::Duration patience)
+      : executor(std::move(plan), buffers), timeout(patience) {}
 
   // Any thread.
   bool done() const { return done_.load(std::memory_order_acquire); }
