@@ -28,7 +28,7 @@ class CMakeBuild(build_ext):
                 "for example: apt-get install python3-dev"
             )
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        # An editable install keeps its build directory, so that a changed file costs one compile and one link.
+        # An editable install keeps its build directory: a changed file costs one compile and one link.
         build = ROOT / "build" / "dev" if self.inplace else Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         configure = [
@@ -51,7 +51,7 @@ class CMakeBuild(build_ext):
 
 
 def _made_by_this_python(build: Path, ninja: bool) -> bool:
-    """A cache made by another Python, or inside a build environment that is gone, points at files that are gone."""
+    """A cache made by another Python, or in a build environment since removed, points at files that are gone."""
     cache = build / "CMakeCache.txt"
     if not cache.exists():
         return True
