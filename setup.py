@@ -51,7 +51,7 @@ class CMakeBuild(build_ext):
 
 
 def _made_by_this_python(build: Path, ninja: bool) -> bool:
-    """A cache made by another Python, or in a build environment since removed, points at files that are gone."""
+    """A cache made by another Python, or in a build environment since removed, names files that are gone."""
     cache = build / "CMakeCache.txt"
     if not cache.exists():
         return True

@@ -1,6 +1,6 @@
 """The arrows of csrc/README.md, read off the #include and import lines: any other arrow fails here.
 
-Every rule is a function from {path: text} to a list of complaints, so that each can be shown a planted violation.
+Every rule is a function from {path: text} to complaints, so that each can be shown a planted violation.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def silence(files: Sources) -> list[str]:
 
 
 # -- Python ----------------------------------------------------------------------------------------
-# A module imports from lower levels only; inside a package (torch, bench, sim) all may know all. __init__ stands
-# below torch because it re-exports the core, and imports torch's half only when somebody asks for it.
+# A module imports from lower levels only; inside a package (torch, bench, sim) all may know all. __init__
+# stands below torch because it re-exports the core, and imports torch's half only when somebody asks for it.
 LEVELS = {
     "_native": 0,
     "errors": 1,
