@@ -1,0 +1,285 @@
+"""`gradwire doctor`: what is available, what is off and why, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gradwire.bench import machine
+
+OK, OFF, WARN, BROKEN = "ok", "off", "warn", "broken"
+
+_PAIR_TIMEOUT_S = 10.0
+_KNOWN_SETTINGS = {
+    f"GRADWIRE_{name}"
+    for name in (
+        "TIMEOUT_S",
+        "TRANSPORT",
+        "SOCKETS",
+        "CHANNEL_BYTES",
+        "SEGMENT_BYTES",
+        "SPIN_US",
+        "IFNAME",
+        "LOG",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    state: (
+        str  # ok; off: not there, and not needed; warn: works, but not as well; broken: gradwire cannot work
+    )
+    found: str
+    remedy: str = ""
+
+
+def add_parser(commands: Any) -> None:
+    p: argparse.ArgumentParser = commands.add_parser(
+        "doctor",
+        help="what works here, what is off and why",
+        description="Checks installation and machine. Exit code 0, or 1 if something essential is broken.",
+    )
+    p.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = list(examine())
+    if args.json:
+        print(json.dumps({"ok": not _broken(findings), "checks": [asdict(f) for f in findings]}, indent=1))
+    else:
+        _print(findings)
+    return int(_broken(findings))
+
+
+def _broken(findings: list[Finding]) -> bool:
+    return any(f.state == BROKEN for f in findings)
+
+
+def examine() -> Iterator[Finding]:
+    yield Finding("python", OK, f"{platform.python_version()} ({sys.executable})")
+    yield Finding("platform", OK, f"{platform.platform()}, {machine.cpu_name()}")
+    native = _check("gradwire", _library, "reinstall: pip install --force-reinstall gradwire")
+    yield native
+    yield _check("numpy", _numpy, "pip install 'numpy>=1.21'")
+    if native.state != BROKEN:
+        yield _check("kernels", _kernels, "")
+        yield _check(
+            "codecs", _codecs, "the build does not compute correctly here: report it with this output"
+        )
+        yield _check("all_reduce", _threads, "the build does not work here: report it with this output")
+        yield from _transports()
+        yield _check("cuda", _cuda, "")
+    yield from _extras()
+    yield _cores()
+    yield _leftovers()
+    yield from _settings()
+
+
+def _check(what: str, look: Callable[[], Finding], remedy: str) -> Finding:
+    """Runs one examination; whatever it raises is the finding."""
+    try:
+        return look()
+    except Exception as e:
+        return Finding(what, BROKEN, f"{type(e).__name__}: {e}", remedy)
+
+
+def _library() -> Finding:
+    import gradwire
+    from gradwire import _native
+
+    build = ", ".join(f"{k} {v}" for k, v in _native.build_info().items() if k != "cuda")
+    return Finding("gradwire", OK, f"{gradwire.__version__} ({Path(gradwire.__file__).parent}; {build})")
+
+
+def _numpy() -> Finding:
+    import numpy
+
+    return Finding("numpy", OK, numpy.__version__)
+
+
+def _kernels() -> Finding:
+    from gradwire import _native
+
+    able = _native.isas()
+    found = f"{_native.isa()}; this CPU runs {', '.join(able)}"
+    if able == ["portable"]:
+        return Finding(
+            "kernels", WARN, found, "codecs run without vector instructions on this CPU: expect them slower"
+        )
+    return Finding("kernels", OK, found)
+
+
+def _codecs() -> Finding:
+    """Encodes and decodes with every codec: exact ones exactly."""
+    import numpy as np
+
+    import gradwire
+
+    x = np.random.default_rng(1).standard_normal(1000, np.float32)
+    for name in gradwire.codecs():
+        codec = gradwire.codec(name)
+        y = np.asarray(gradwire.decode(gradwire.encode(x, codec)))
+        error = float(np.linalg.norm(y - x) / np.linalg.norm(x))
+        if not error < (1 if codec.lossy else 1e-30):
+            return Finding(
+                "codecs",
+                BROKEN,
+                f"{name} gives back {error:.3g} relative error",
+                "report it with this output",
+            )
+    return Finding("codecs", OK, ", ".join(gradwire.codecs()))
+
+
+def _two_ranks(**settings: Any) -> str:
+    """An all_reduce of two ranks of this process over a file store. Returns the transport they used."""
+    import numpy as np
+
+    import gradwire
+
+    failed: list[BaseException] = []
+    used = [""]
+    with tempfile.TemporaryDirectory(prefix="gradwire-doctor-") as folder:
+        store = (Path(folder) / "store").as_uri()
+
+        def rank(r: int) -> None:
+            try:
+                with gradwire.init(rank=r, size=2, store=store, timeout=_PAIR_TIMEOUT_S, **settings) as comm:
+                    x = np.full(100_000, r + 1, np.float32)
+                    comm.all_reduce(x)
+                    if not (x == 3).all():
+                        raise ArithmeticError(f"1 + 2 came out as {x[x != 3][0]}")
+                    used[0] = comm.peers()[1 - r][0]
+            except BaseException as e:
+                failed.append(e)
+
+        threads = [threading.Thread(target=rank, args=(r,), daemon=True) for r in range(2)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(3 * _PAIR_TIMEOUT_S)
+            if t.is_alive():
+                failed.append(TimeoutError(f"no result within {3 * _PAIR_TIMEOUT_S:.0f} s"))
+    if failed:
+        raise failed[0]
+    return used[0]
+
+
+def _threads() -> Finding:
+    return Finding("all_reduce", OK, f"two ranks of this process add correctly (auto: {_two_ranks()})")
+
+
+def _transports() -> Iterator[Finding]:
+    """Both are tried for real. One of them is enough to work: only `all_reduce` above is essential."""
+    remedies = {
+        "shm": "ranks of one host will use TCP. Shared memory needs memfd_create and /proc/<pid>/fd of "
+        "one's own processes: same user, same PID namespace, /proc mounted",
+        "tcp": "ranks of different hosts cannot meet. Let the firewall pass loopback and the ranks' ports, "
+        "or name the interface: GRADWIRE_IFNAME=eth0",
+    }
+    for kind, remedy in remedies.items():
+        try:
+            _two_ranks(transport=kind)
+            how = "shared memory inside a host" if kind == "shm" else "sockets, over this host's network"
+            yield Finding(kind, OK, how)
+        except Exception as e:
+            yield Finding(kind, WARN, f"{type(e).__name__}: {e}", remedy)
+
+
+def _cuda() -> Finding:
+    from gradwire import _native
+
+    cuda = _native.build_info().get("cuda", "not part of this build")
+    return Finding("cuda", OFF if cuda.startswith(("no", "off")) else OK, cuda)
+
+
+def _extras() -> Iterator[Finding]:
+    uses = {
+        "torch": (
+            "the DDP hook and bench --vs gloo",
+            "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+        ),
+        "rich": ("tables and progress bars", "pip install 'gradwire[bench]'"),
+        "matplotlib": ("bench --plot", "pip install 'gradwire[bench]'"),
+    }
+    for package, (use, remedy) in uses.items():
+        version = machine.version_of(package)
+        if version:
+            yield Finding(package, OK, version)
+        else:
+            yield Finding(package, OFF, f"not installed; for {use}", remedy)
+
+
+def _cores() -> Finding:
+    n = machine.cores()
+    found = f"{n} usable: {n} ranks on this host run without sharing one"
+    if n == 1:
+        return Finding(
+            "cores", WARN, found, "two ranks here take turns: latency will be that of the scheduler"
+        )
+    return Finding("cores", OK, found)
+
+
+def _leftovers() -> Finding:
+    """gradwire's own shared memory has no name and cannot stay behind: what is found is something else's."""
+    left = sorted(glob.glob("/dev/shm/*gradwire*"))
+    if not left:
+        return Finding("/dev/shm", OK, "nothing of gradwire's left behind")
+    return Finding("/dev/shm", WARN, ", ".join(left), f"if no run is using them: rm {' '.join(left)}")
+
+
+def _settings() -> Iterator[Finding]:
+    found = machine.settings()
+    if not found:
+        yield Finding("settings", OK, "no GRADWIRE_* variable set: defaults apply")
+    for name, value in found.items():
+        if name in _KNOWN_SETTINGS:
+            yield Finding("settings", OK, f"{name}={value}")
+        else:
+            known = ", ".join(sorted(_KNOWN_SETTINGS))
+            yield Finding(
+                "settings", WARN, f"{name}={value} is not a setting", f"a typing error? known are {known}"
+            )
+    if found:
+        try:
+            from gradwire import _native
+
+            _native.Config.from_env()
+        except Exception as e:
+            yield Finding(
+                "settings", BROKEN, str(e), f"unset or correct it ({', '.join(os.environ.keys() & found)})"
+            )
+
+
+def _print(findings: list[Finding]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:  # the one command that has to work when things are missing: a line each, no layout
+        for f in findings:
+            print(f"{f.state}: {f.what}: {f.found}" + (f"; {f.remedy}" if f.remedy else ""))
+        return
+    colours = {OK: "green", OFF: "dim", WARN: "yellow", BROKEN: "bold red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for f in findings:
+        text = Text(f.found)
+        if f.remedy:
+            text.append(f"\n-> {f.remedy}", style="italic")
+        table.add_row(Text(f.state, style=colours[f.state]), f.what, text)
+    Console(highlight=False).print(table)
