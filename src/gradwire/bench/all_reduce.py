@@ -29,7 +29,7 @@ EXAMPLES = """\
 examples:
   gradwire bench all_reduce                                         two ranks on this machine
   gradwire bench all_reduce --ranks 4 -b 1k -e 64m -f 4 --vs gloo   four ranks, Gloo beside
-  gradwire bench all_reduce --codec none,int8,int4,topk:ratio=0.01 --sizes 1m,25m --plot out.png
+  gradwire bench all_reduce --codec "none,int8,int4,topk(ratio=0.01)" --sizes 1m,25m --plot out.png
   gradwire bench all_reduce --algorithm direct,ring --sizes 4m --csv - > rows.csv
   torchrun --nnodes 2 --nproc-per-node 1 --rdzv-endpoint HOST:29500 --no-python gradwire bench all_reduce
 
@@ -80,7 +80,7 @@ def add_parser(commands: Any) -> None:
         type=parse_names,
         default=["none"],
         metavar="LIST",
-        help="none,int8,int4:block=64,... (default: none)",
+        help="none,int8,int4(block=64),... (default: none)",
     )
     what.add_argument(
         "--algorithm",
@@ -139,13 +139,13 @@ def _questions(args: argparse.Namespace, rank: int, size: int) -> list[Question]
 
 def check_arguments(args: argparse.Namespace) -> None:
     """All that can be known before a rank is started."""
-    import gradwire
+    from gradwire import _native
     from gradwire.bench import check
 
     check_outputs(args)
     question = _questions(args, 0, 1)[0]
     check.empty(1, question.dtype)
-    known = ["auto", *(a["name"] for a in gradwire.algorithms())]
+    known = ["auto", *(a["name"] for a in _native.algorithms())]
     for name in args.algorithm:
         if name not in known:
             raise UsageError(f"--algorithm {name}: not one of {', '.join(known)}")

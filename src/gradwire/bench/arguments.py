@@ -34,7 +34,8 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def parse_names(text: str) -> list[str]:
-    names = [word.strip() for word in text.split(",")]
+    """Names between commas; a comma inside parentheses separates a codec's parameters."""
+    names = ["".join(word.split()) for word in re.split(r",(?![^(]*\))", text)]
     if not all(names):
         raise argparse.ArgumentTypeError(f"'{text}' has an empty name: separate names with one comma")
     return list(dict.fromkeys(names))
@@ -72,27 +73,15 @@ def human_size(n: int) -> str:
 
 
 def make_codec(spec: str) -> Codec | None:
-    """ "none", "int4" or, with parameters, "int4:block=64" and "topk:ratio=0.001:values=bf16"."""
+    """The codec of a name or of the form that a codec prints, "int4(block=64)"; None for "none"."""
     import gradwire
 
-    name, *words = spec.split(":")
-    if name == "none":
-        if words:
-            raise UsageError(f"codec '{spec}': none takes no parameters")
+    if spec == "none":
         return None
-    parameters: dict[str, int | float | str] = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        try:
-            parameters[key] = {"block": int, "ratio": float, "values": str}[key](value)
-        except (KeyError, ValueError):
-            raise UsageError(
-                f"codec '{spec}': '{word}' is not block=INTEGER, ratio=NUMBER or values=NAME"
-            ) from None
     try:
-        return gradwire.codec(name, **parameters)  # type: ignore[arg-type]
+        return gradwire.codec(spec)
     except gradwire.ArgumentError as e:
-        raise UsageError(f"codec '{spec}': {e}") from None
+        raise UsageError(f"--codec: {e}") from None
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,9 @@ With a lossy codec: inputs are N(0, 1), and what the library promises is checked
 the codec itself. Loss is conserved: what a rank lost at its encodes comes back in its residual, hence
     (size if op is avg else 1) * result + sum of the residuals = exact sum,
 up to fp32 rounding. Every term is at most 2 size M, with M the largest input, and passes through fewer than
-4 size roundings of 2^-24 relative, so the sides differ by less than 8 size * 2^-24 * size M, plus one rounding
-of the result where its type is narrower. Also: all ranks hold the same bits, and the same as without a residual.
+4 size roundings of 2^-24 relative, so the sides differ by less than 8 size * 2^-24 * size M, plus one
+rounding of the result where its type is narrower. Also: all ranks hold the same bits, and the same bits as
+without a residual.
 """
 
 from __future__ import annotations

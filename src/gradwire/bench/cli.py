@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import gradwire
 from gradwire.bench import all_reduce, codec, doctor
 from gradwire.bench.arguments import UsageError
 
@@ -20,16 +21,6 @@ Every column is defined in benchmarks/README.md of the source tree.
 """
 
 
-class _Version(argparse.Action):
-    """Imports the library only when asked for, so that a broken build can still show its help."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        import gradwire
-
-        print(f"gradwire {gradwire.__version__}")
-        parser.exit()
-
-
 def make_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -38,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=raw,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {gradwire.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     bench = commands.add_parser(
         "bench", help="measure all_reduce or the codecs", epilog=EXAMPLES, formatter_class=raw

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   gradwire bench codec                                       every codec at 25 MiB
-  gradwire bench codec --codec int8,int4:block=64 --size 1m
-  gradwire bench codec --codec topk:ratio=0.01,topk:ratio=0.001:values=bf16 --json codecs.jsonl
+  gradwire bench codec --codec "int8,int4(block=64)" --size 1m
+  gradwire bench codec --codec "topk(ratio=0.01),topk(ratio=0.001,values=bf16)" --json codecs.jsonl
 """
 
 STAGES = ("encode", "decode", "decode_add")
@@ -58,11 +58,11 @@ def add_parser(commands: Any) -> None:
     p: argparse.ArgumentParser = commands.add_parser(
         "codec",
         help="speed, size and error of the codecs",
-        description="Encode, decode and decode_add of fp32 N(0, 1) values: GB/s on one core, share of memcpy.",
+        description="Encode, decode and decode_add of fp32 N(0, 1) values: GB/s, share of memcpy.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--codec", type=parse_names, metavar="LIST", help="int8,int4:block=64,... (default: all)")
+    p.add_argument("--codec", type=parse_names, metavar="LIST", help="int8,int4(block=64),... (default: all)")
     p.add_argument(
         "--size", type=parse_size, default=25 << 20, metavar="SIZE", help="fp32 input (default 25m)"
     )
@@ -82,14 +82,13 @@ class Case:
     def __init__(self, spec: str, codec: Codec, x: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         from gradwire import _native
 
-        native = getattr(codec, "_native", codec)
         self.spec, self.payload_bytes = spec, codec.encoded_bytes(x.size)
         payload = np.zeros(self.payload_bytes, np.uint8)
-        frame = _native.encode(x, native)
+        frame = _native.encode(x, codec)
         out, acc = np.zeros_like(x), np.zeros_like(x)
         self.calls: dict[str, Call] = {
-            "encode": lambda: _native.quantize(x, native, payload),
-            "decode": lambda: _native.dequantize(payload, native, out),
+            "encode": lambda: _native.quantize(x, codec, payload),
+            "decode": lambda: _native.dequantize(payload, codec, out),
             "decode_add": lambda: _native.decode_add(frame, acc),
         }
         self.calls["encode"]()

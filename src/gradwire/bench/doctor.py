@@ -20,19 +20,6 @@ from gradwire.bench import machine
 OK, OFF, WARN, BROKEN = "ok", "off", "warn", "broken"
 
 _PAIR_TIMEOUT_S = 10.0
-_KNOWN_SETTINGS = {
-    f"GRADWIRE_{name}"
-    for name in (
-        "TIMEOUT_S",
-        "TRANSPORT",
-        "SOCKETS",
-        "CHANNEL_BYTES",
-        "SEGMENT_BYTES",
-        "SPIN_US",
-        "IFNAME",
-        "LOG",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -82,10 +69,10 @@ def examine() -> Iterator[Finding]:
         yield _check("all_reduce", _threads, "the build does not work here: report it with this output")
         yield from _transports()
         yield _check("cuda", _cuda, "")
+        yield from _settings()
     yield from _extras()
     yield _cores()
     yield _leftovers()
-    yield from _settings()
 
 
 def _check(what: str, look: Callable[[], Finding], remedy: str) -> Finding:
@@ -241,16 +228,21 @@ def _leftovers() -> Finding:
 
 
 def _settings() -> Iterator[Finding]:
+    from gradwire.config import FIELDS
+
+    known = [f"GRADWIRE_{field.upper()}" for field in FIELDS]
     found = machine.settings()
     if not found:
         yield Finding("settings", OK, "no GRADWIRE_* variable set: defaults apply")
     for name, value in found.items():
-        if name in _KNOWN_SETTINGS:
+        if name in known:
             yield Finding("settings", OK, f"{name}={value}")
         else:
-            known = ", ".join(sorted(_KNOWN_SETTINGS))
             yield Finding(
-                "settings", WARN, f"{name}={value} is not a setting", f"a typing error? known are {known}"
+                "settings",
+                WARN,
+                f"{name}={value} is not a setting",
+                f"a typing error? known are {', '.join(known)}",
             )
     if found:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,8 +77,9 @@ class Gloo:
 
     def __init__(self, comm: Communicator) -> None:
         import torch
-        import torch.distributed as dist
 
+        # as Any: torch's type information hides TCPStore
+        dist: Any = importlib.import_module("torch.distributed")
         self._comm, self._dist = comm, dist
         torch.set_num_threads(1)  # Gloo brings its own; OpenMP's would only compete with the other ranks
         host = os.environ.get("MASTER_ADDR") or _address_of_rank_0(comm)
@@ -122,8 +125,6 @@ PEERS = {"gloo": Gloo}
 
 def check_peer(name: str, op: str) -> None:
     """Raises UsageError if `name` cannot be measured here."""
-    import importlib.util
-
     if name not in PEERS:
         raise UsageError(f"--vs {name}: not one of {', '.join(PEERS)}")
     if not importlib.util.find_spec("torch"):

@@ -13,21 +13,20 @@ from pathlib import Path
 from types import FrameType
 
 from gradwire.bench.machine import cores
+from gradwire.errors import ArgumentError
+from gradwire.launch import discover
 
 _POLL_S = 0.02
 _GRACE_S = 5.0  # how long the others may take after one rank failed, before they are told to end
 
-# What a launcher sets: its rank and how many there are.
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-)
-
 
 def under_launcher() -> bool:
-    """True if torchrun, Open MPI or Slurm started this process as one of several ranks."""
-    return any(all(name in os.environ for name in names) for names in _LAUNCHERS)
+    """True if torchrun, MPI or Slurm started this process as one of several ranks."""
+    try:
+        discover()
+    except ArgumentError:
+        return False
+    return True
 
 
 def start_ranks(words: Sequence[str], ranks: int) -> int:

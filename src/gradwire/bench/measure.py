@@ -1,9 +1,9 @@
 """Times the entries: interleaved round by round, behind one barrier, after their results were checked.
 
 Each round measures every entry once at every size, so that a change in the machine's state hits all entries
-alike, in an order that rotates from round to round. One measurement is a few untimed repetitions, then `iters`
-timed ones. A repetition refills the array, waits at the barrier, and takes the time of a batch of calls. Its time
-is the longest over the ranks, divided by the calls in the batch; the measurement is the median of its
+alike, in an order that rotates from round to round. One measurement is a few untimed repetitions, then
+`iters` timed ones. A repetition refills the array, waits at the barrier, and takes the time of a batch of
+calls: the longest over the ranks, divided by the calls in the batch. The measurement is the median of its
 repetitions, and the reported time the median over the rounds.
 """
 

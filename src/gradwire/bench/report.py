@@ -116,7 +116,7 @@ class _Silent:
 
 @contextmanager
 def progress(total: int, wanted: bool) -> Iterator[Progress]:
-    """A bar on stderr, on a terminal only, drawn by step() alone: a refresh thread would disturb the timing."""
+    """A bar on stderr, on a terminal only, drawn by step() alone: a refresh thread disturbs timing."""
     if not wanted or not sys.stderr.isatty():
         yield _Silent()
         return
