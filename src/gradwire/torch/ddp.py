@@ -1,0 +1,159 @@
+"""The one line: `handle = gradwire.torch.attach(ddp, codec="int8")`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gradwire.communicator import Communicator
+
+import torch
+import torch.distributed as dist
+from gradwire import init
+from gradwire.codecs import Codec
+from gradwire.errors import ArgumentError
+from torch.nn.parallel import DistributedDataParallel
+
+from . import trace as chrome
+from .hook import all_reduce_hook
+from .state import HookState
+from .stats import Stats
+
+_open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+# communicators made so far, per process group: part of their name in the store
+_attached: dict[str, int] = {}
+
+
+class Handle:
+    """What `attach` returns: figures, checkpoints, traces, and the end. Also a context manager."""
+
+    def __init__(self, ddp: DistributedDataParallel, state: HookState, owns_comm: bool) -> None:
+        self.state = state
+        self._owns_comm = owns_comm
+        self._closed = False
+        self._ddp = weakref.ref(ddp)
+        _open_handles.add(self)
+
+    @property
+    def comm(self) -> Communicator:
+        return self.state.comm
+
+    def stats(self) -> Stats:
+        return self.state.stats()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.state.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.state.load_state_dict(state)
+
+    @contextmanager
+    def trace(self, path: str | os.PathLike[str]) -> Iterator[chrome.HookTrace]:
+        """Writes a Chrome trace of the steps inside the block: one file a rank.
+
+        >>> with handle.trace(f"rank{rank}.json"):  # doctest: +SKIP
+        ...     train(steps=3)
+        """
+        recorded = chrome.HookTrace()
+        ddp = self._ddp()
+        watch = None
+        if ddp is not None:
+            watch = ddp.register_forward_hook(lambda *_: recorded.backward_begins(time.monotonic()))
+        self.comm.trace_start()
+        self.state.trace = recorded
+        try:
+            yield recorded
+        finally:
+            self.state.trace = None
+            if watch is not None:
+                watch.remove()
+            chrome.write(path, recorded, self.comm.trace_stop(), self.comm.rank)
+
+    def close(self) -> None:
+        """Frees the thread and, if `attach` made it, the communicator. A later backward raises an error."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._owns_comm:
+            self.comm.close()  # first: it ends operations that a lost peer would keep waiting
+        self.state.close()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Before the interpreter goes: a native thread must not outlive it.
+    for handle in list(_open_handles):
+        handle.close()
+
+
+def attach(
+    ddp: DistributedDataParallel,
+    codec: str | Codec | None = "int8",
+    comm: Communicator | None = None,
+    **options: Any,
+) -> Handle:
+    """Lets gradwire average the gradients of `ddp`. Call it on every rank, before the first backward.
+
+    Without `comm`, one is made over the ranks of `ddp.process_group`, through its store. Options:
+    `transport`, `timeout` and others of `gradwire.init` for that communicator; those of `HookState` for the
+    rest.
+
+    >>> ddp = torch.nn.parallel.DistributedDataParallel(model)             # doctest: +SKIP
+    >>> handle = gradwire.torch.attach(ddp, codec="int8")                  # doctest: +SKIP
+    >>> handle.stats().ratio                                               # doctest: +SKIP
+    3.9
+    """
+    if not isinstance(ddp, DistributedDataParallel):
+        raise ArgumentError(
+            f"attach() wants a DistributedDataParallel model, got {type(ddp).__name__}: wrap it first"
+        )
+    devices = {p.device.type for p in ddp.parameters() if p.requires_grad}
+    if devices - {"cpu"}:
+        raise ArgumentError(
+            f"the hook works on CPU gradients in this version; the model has parameters on {devices}"
+        )
+    group = ddp.process_group
+    of_state = {k: options.pop(k) for k in _STATE_OPTIONS if k in options}
+    owns_comm = comm is None
+    if comm is None:
+        comm = _communicator(group, options)
+    elif "timeout" in options:
+        of_state["timeout"] = options.pop("timeout")
+    if options and not owns_comm:
+        raise ArgumentError(
+            f"{sorted(options)} are for a communicator that attach() makes, but comm= was given"
+        )
+    try:
+        state = HookState(
+            comm, codec, process_group=group, named_parameters=ddp.named_parameters(), **of_state
+        )
+        ddp.register_comm_hook(state, all_reduce_hook)
+    except BaseException:
+        if owns_comm:
+            comm.close()
+        raise
+    return Handle(ddp, state, owns_comm)
+
+
+_STATE_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback")
+
+
+def _communicator(group: dist.ProcessGroup, options: dict[str, Any]) -> Communicator:
+    """Over the group's ranks. The n-th of a group meets under its own name: keys of the one before must not
+    be found."""
+    name = group.group_name
+    _attached[name] = _attached.get(name, 0) + 1
+    store = dist.distributed_c10d._get_process_group_store(group)
+    store = dist.PrefixStore(f"gradwire/ddp/{name}/{_attached[name]}", store)
+    return init(rank=dist.get_rank(group), size=dist.get_world_size(group), store=store, **options)
