@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,5 +104,10 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise UsageError("--json - and --csv - would mix on stdout: send one of them to a file")
     if "-" not in (args.json, args.csv) and not importlib.util.find_spec("rich"):
         raise UsageError("the table needs rich: pip install 'gradwire[bench]', or use --csv - or --json -")
+    for path in filter(None, (args.json, args.csv, args.plot)):
+        if path != "-" and not os.access(Path(path).parent, os.W_OK):
+            raise UsageError(
+                f"cannot write {path}: {Path(path).parent} is not a folder that can be written to"
+            )
     if args.plot and not importlib.util.find_spec("matplotlib"):
         raise UsageError("--plot needs matplotlib: pip install 'gradwire[bench]'")
