@@ -106,8 +106,6 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise UsageError("the table needs rich: pip install 'gradwire[bench]', or use --csv - or --json -")
     for path in filter(None, (args.json, args.csv, args.plot)):
         if path != "-" and not os.access(Path(path).parent, os.W_OK):
-            raise UsageError(
-                f"cannot write {path}: {Path(path).parent} is not a folder that can be written to"
-            )
+            raise UsageError(f"cannot write {path}: {Path(path).parent} is not a writable folder")
     if args.plot and not importlib.util.find_spec("matplotlib"):
         raise UsageError("--plot needs matplotlib: pip install 'gradwire[bench]'")

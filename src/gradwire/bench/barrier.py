@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import tempfile
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from gradwire.bench.machine import cores
 
 if TYPE_CHECKING:
     from gradwire import Communicator
@@ -27,28 +30,8 @@ class Barrier:
     def __init__(self, comm: Communicator) -> None:
         self._comm = comm
         self._generation = 0
-        self._slots: memoryview | None = None
-        if len({host for _, host in comm.peers()}) == 1:
-            self._share_a_page()
-
-    def _share_a_page(self) -> None:
-        comm, nbytes = self._comm, _LINE * self._comm.size
-        path = np.zeros(_PATH_BYTES, np.uint8)
-        if comm.rank == 0:
-            fd, name = tempfile.mkstemp(prefix="gradwire-bench-")
-            os.ftruncate(fd, nbytes)
-            path[: len(os.fsencode(name))] = np.frombuffer(os.fsencode(name), np.uint8)
-        comm.broadcast(path, root=0)
-        name = os.fsdecode(path.tobytes().rstrip(b"\0"))
-        if comm.rank:
-            fd = os.open(name, os.O_RDWR)
-        comm.barrier()
-        if comm.rank == 0:
-            os.unlink(name)  # everyone has it open: nothing is left behind, whatever happens later
-        page = mmap.mmap(fd, nbytes)
-        os.close(fd)
-        self._slots = memoryview(page).cast("q")
-        self._crowded = comm.size > len(os.sched_getaffinity(0))
+        self._slots = _shared_slots(comm)
+        self._crowded = comm.size > cores()
 
     def wait(self) -> None:
         if self._slots is None:
@@ -69,3 +52,37 @@ class Barrier:
                     raise TimeoutError(
                         f"a rank of the benchmark did not reach the barrier in {_GIVE_UP_S:.0f} s"
                     )
+
+
+def _shared_slots(comm: Communicator) -> memoryview | None:
+    """A page that all ranks see, as 64-bit numbers; None if they do not share a file system and a host.
+
+    Tried rather than deduced from host names, which containers and cloned machines share.
+    """
+    if len({host for _, host in comm.peers()}) > 1:
+        return None  # a network file system would show all of them one file, but not one page
+    offer = np.zeros(_PATH_BYTES, np.uint8)
+    token = np.frombuffer(secrets.token_bytes(_LINE), np.uint8)
+    if comm.rank == 0:
+        fd, name = tempfile.mkstemp(prefix="gradwire-bench-")
+        os.write(fd, token.tobytes())
+        os.ftruncate(fd, _LINE * (comm.size + 1))
+        path = os.fsencode(name)
+        offer[:_LINE] = token
+        offer[_LINE : _LINE + len(path)] = np.frombuffer(path, np.uint8)
+    comm.broadcast(offer, root=0)
+    page: mmap.mmap | None = None
+    try:
+        if comm.rank:
+            fd = os.open(os.fsdecode(offer[_LINE:].tobytes().rstrip(b"\0")), os.O_RDWR)
+        try:
+            page = mmap.mmap(fd, _LINE * (comm.size + 1))
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        pass
+    shared = np.array([page is not None and page[:_LINE] == offer[:_LINE].tobytes()], np.uint8)
+    comm.all_reduce(shared, op="min")
+    if comm.rank == 0:
+        os.unlink(name)  # everyone has it open: nothing is left behind, whatever happens later
+    return memoryview(page)[_LINE:].cast("q") if page is not None and shared[0] else None
