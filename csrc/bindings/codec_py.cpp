@@ -1,0 +1,281 @@
+// Codecs, stand-alone frames and the compression kernels. Non-fp32 arrays pass through fp32 scratch piece by piece.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/error.hpp"
+#include "bindings/view_py.hpp"
+#include "codec/codec.hpp"
+#include "codec/isa.hpp"
+#include "codec/kernels.hpp"
+#include "codec/registry.hpp"
+#include "codec/topk_exact.hpp"
+#include "codec/wire.hpp"
+
+namespace py = pybind11;
+
+namespace gw {
+namespace {
+
+// pybind11 holders are not const; Codec has const members only.
+using CodecHolder = std::shared_ptr<Codec>;
+CodecHolder holder(const CodecPtr& codec) { return std::const_pointer_cast<Codec>(codec); }
+
+// Scratch for one piece: a multiple of every codec's block, small enough for the second-level cache.
+constexpr size_t kPiece = 16384;
+static_assert(kPiece % 4096 == 0);
+
+// fn(offset, count) over pieces. Frames of a codec are concatenations of blocks, so pieces of whole blocks may be
+// coded one by one.
+template <class Fn>
+void for_pieces(size_t count, Fn fn) {
+  for (size_t at = 0; at < count; at += kPiece) fn(at, std::min(kPiece, count - at));
+}
+std::byte* bytes_at(const View& v, size_t element) {
+  return static_cast<std::byte*>(v.data) + element * size_of(v.dtype);
+}
+
+void check_float(const View& v, const char* what) {
+  if (!is_float(v.dtype))
+    fail_argument(std::string(what) + " must hold floats, got " + std::string(name(v.dtype)) +
+                  "; integers can only be framed as they are, with codec identity");
+}
+View bytes_of(py::handle array, const char* what, bool writable) {
+  const View v = view_of(array, writable);
+  if (v.dtype != DType::u8)
+    fail_argument(std::string(what) + " must be uint8 bytes, got " + std::string(name(v.dtype)));
+  return v;
+}
+void check_count(const char* what, size_t expected, size_t got) {
+  if (expected != got)
+    fail_argument(std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
+                  std::to_string(got));
+}
+
+// payload = codec(x + residual); residual, if any, becomes the loss.
+void encode_view(const Codec& codec, const View& x, float* residual, std::byte* payload) {
+  if (x.dtype == DType::f32 && !residual)
+    return codec.encode(static_cast<const float*>(x.data), x.count, payload, nullptr);
+  std::vector<float> scratch(std::min(kPiece, x.count));
+  for_pieces(x.count, [&](size_t at, size_t n) {
+    float* r = residual ? residual + at : nullptr;
+    kernels().load(x.dtype, bytes_at(x, at), r, scratch.data(), n);
+    codec.encode(scratch.data(), n, payload + codec.encoded_bytes(at), r);
+  });
+}
+
+void decode_view(const Codec& codec, const std::byte* payload, const View& out) {
+  if (out.dtype == DType::f32) return codec.decode(payload, out.count, static_cast<float*>(out.data));
+  std::vector<float> scratch(std::min(kPiece, out.count));
+  for_pieces(out.count, [&](size_t at, size_t n) {
+    codec.decode(payload + codec.encoded_bytes(at), n, scratch.data());
+    kernels().store(out.dtype, scratch.data(), 1.0f, bytes_at(out, at), n);
+  });
+}
+
+void decode_add_view(const Codec& codec, const std::byte* payload, const View& acc) {
+  if (acc.dtype == DType::f32) return codec.decode_add(payload, acc.count, static_cast<float*>(acc.data));
+  // the addition happens in the wider of the two types and rounds once
+  std::vector<float> scratch(std::min(kPiece, acc.count));
+  for_pieces(acc.count, [&](size_t at, size_t n) {
+    codec.decode(payload + codec.encoded_bytes(at), n, scratch.data());
+    if (acc.dtype == DType::f64) {
+      auto* to = static_cast<double*>(acc.data) + at;
+      for (size_t i = 0; i < n; ++i) to[i] += static_cast<double>(scratch[i]);
+    } else {
+      kernels().load_add(acc.dtype, bytes_at(acc, at), nullptr, scratch.data(), n);
+      kernels().store(acc.dtype, scratch.data(), 1.0f, bytes_at(acc, at), n);
+    }
+  });
+}
+
+// ---- frames --------------------------------------------------------------------------------------------------------
+
+// identity frames hold the array's own bytes, so that integers and float64 survive
+bool raw(const Codec& codec) { return codec.id() == kRawCodec; }
+
+size_t payload_bytes(const Codec& codec, const View& x) {
+  return raw(codec) ? x.bytes() : codec.encoded_bytes(x.count);
+}
+
+py::object encode(py::handle array, const Codec& codec, py::handle residual, py::object out) {
+  const View x = view_of(array, false);
+  if (!raw(codec)) check_float(x, "x");
+  float* loss = nullptr;
+  if (!residual.is_none()) {
+    const View r = view_of(residual, true);
+    if (r.dtype != DType::f32) fail_argument("residual must be float32, got " + std::string(name(r.dtype)));
+    check_count("residual", x.count, r.count);
+    if (raw(codec) && x.dtype != DType::f32)
+      fail_argument("codec identity takes a residual with float32 x only, got " + std::string(name(x.dtype)));
+    loss = static_cast<float*>(r.data);
+  }
+  const size_t payload = payload_bytes(codec, x);
+  if (out.is_none()) out = py::array_t<uint8_t>(static_cast<py::ssize_t>(kHeaderBytes + payload));
+  const View frame = bytes_of(out, "out", true);
+  check_count("out", kHeaderBytes + payload, frame.count);
+
+  FrameHeader h;
+  h.codec = codec.id();
+  h.params = codec.wire_params();
+  h.dtype = static_cast<uint8_t>(x.dtype);
+  h.count = h.total = x.count;
+  h.payload_bytes = payload;
+  auto* to = static_cast<std::byte*>(frame.data);
+  {
+    py::gil_scoped_release released;
+    write_header(h, to);
+    if (raw(codec) && !loss) {
+      if (payload) std::memcpy(to + kHeaderBytes, x.data, payload);
+    } else {
+      encode_view(codec, x, loss, to + kHeaderBytes);
+    }
+  }
+  return out;
+}
+
+struct Frame {
+  FrameHeader header;
+  const std::byte* payload;
+  DType dtype;
+};
+Frame parse(py::handle array) {
+  const View v = bytes_of(array, "frame", false);
+  const auto* bytes = static_cast<const std::byte*>(v.data);
+  const FrameHeader h = parse_checked(bytes, v.count);
+  return {h, bytes + kHeaderBytes, static_cast<DType>(h.dtype)};
+}
+
+// Raw frames of another float type than the array's: widened to fp32, then rounded.
+void check_convertible(const Frame& f, const View& v) {
+  if (f.dtype != v.dtype && !(is_float(f.dtype) && is_float(v.dtype)))
+    fail_argument("the frame holds " + std::string(name(f.dtype)) + ", the array " +
+                  std::string(name(v.dtype)) + "; pass an array of the frame's dtype");
+}
+
+void decode(py::handle array, py::handle out_array) {
+  const Frame f = parse(array);
+  const View out = view_of(out_array, true);
+  check_count("out", f.header.count, out.count);
+  check_convertible(f, out);
+  py::gil_scoped_release released;
+  if (f.header.codec != kRawCodec) {
+    decode_view(*codec_from_wire(f.header.codec, f.header.params), f.payload, out);
+  } else if (f.dtype == out.dtype) {
+    if (out.count) std::memcpy(out.data, f.payload, out.bytes());
+  } else {
+    std::vector<float> scratch(std::min(kPiece, out.count));
+    for_pieces(out.count, [&](size_t at, size_t n) {
+      kernels().load(f.dtype, f.payload + at * size_of(f.dtype), nullptr, scratch.data(), n);
+      kernels().store(out.dtype, scratch.data(), 1.0f, bytes_at(out, at), n);
+    });
+  }
+}
+
+void decode_add(py::handle array, py::handle acc_array) {
+  const Frame f = parse(array);
+  const View acc = view_of(acc_array, true);
+  check_count("acc", f.header.count, acc.count);
+  check_convertible(f, acc);
+  py::gil_scoped_release released;
+  if (f.header.codec != kRawCodec) {
+    decode_add_view(*codec_from_wire(f.header.codec, f.header.params), f.payload, acc);
+  } else if (f.dtype == acc.dtype) {
+    const void* sources[] = {acc.data, f.payload};
+    kernels().fold(acc.dtype, ReduceOp::sum, sources, 2, 1.0, acc.data, nullptr, acc.count);
+  } else {
+    fail_argument("the frame holds raw " + std::string(name(f.dtype)) + ", acc " +
+                  std::string(name(acc.dtype)) + "; pass acc of the frame's dtype");
+  }
+}
+
+// ---- bare kernels ----------------------------------------------------------------------------------------------------
+
+void quantize(py::handle array, const Codec& codec, py::handle payload) {
+  const View x = view_of(array, false);
+  check_float(x, "x");
+  const View to = bytes_of(payload, "payload", true);
+  check_count("payload", codec.encoded_bytes(x.count), to.count);
+  py::gil_scoped_release released;
+  encode_view(codec, x, nullptr, static_cast<std::byte*>(to.data));
+}
+
+void dequantize(py::handle payload, const Codec& codec, py::handle array) {
+  const View from = bytes_of(payload, "payload", false);
+  const View out = view_of(array, true);
+  check_float(out, "out");
+  check_count("payload", codec.encoded_bytes(out.count), from.count);
+  py::gil_scoped_release released;
+  decode_view(codec, static_cast<const std::byte*>(from.data), out);
+}
+
+void topk(py::handle array, size_t k, py::handle values, py::handle indices) {
+  const View x = view_of(array, false);
+  check_float(x, "x");
+  if (k > x.count)
+    fail_argument("k must be at most " + std::to_string(x.count) + ", the number of elements; got " +
+                  std::to_string(k));
+  const View v = view_of(values, true), i = view_of(indices, true);
+  if (v.dtype != DType::f32 || i.dtype != DType::i64)
+    fail_argument("values must be float32 and indices int64");
+  check_count("values", k, v.count);
+  check_count("indices", k, i.count);
+  py::gil_scoped_release released;
+  std::vector<float> widened;
+  const float* in = static_cast<const float*>(x.data);
+  if (x.dtype != DType::f32) {
+    widened.resize(x.count);
+    kernels().load(x.dtype, x.data, nullptr, widened.data(), x.count);
+    in = widened.data();
+  }
+  topk_exact(in, x.count, k, static_cast<float*>(v.data), static_cast<int64_t*>(i.data));
+}
+
+}  // namespace
+
+void register_codec(py::module_& m) {
+  py::class_<Codec, CodecHolder>(m, "Codec")
+      .def(py::init([](const std::string& name, int block, double ratio, const std::string& values) {
+             return holder(make_codec(name, {block, ratio, values}));
+           }),
+           py::arg("name"), py::arg("block") = 0, py::arg("ratio") = 0.0, py::arg("values") = "")
+      .def_property_readonly("name", &Codec::name)
+      .def_property_readonly("id", &Codec::id)
+      .def_property_readonly("lossy", &Codec::lossy)
+      .def_property_readonly("block", &Codec::block)
+      .def("encoded_bytes", &Codec::encoded_bytes, py::arg("count"))
+      .def("__repr__", &Codec::description);
+  m.def("codec_names", &codec_names);
+  m.attr("HEADER_BYTES") = kHeaderBytes;
+  m.def("encode", &encode, py::arg("x"), py::arg("codec"), py::arg("residual") = py::none(),
+        py::arg("out") = py::none());
+  m.def(
+      "frame_info",
+      [](py::handle frame) {
+        const Frame f = parse(frame);
+        py::dict info;
+        info["codec"] = holder(codec_from_wire(f.header.codec, f.header.params));
+        info["dtype"] = std::string(name(f.dtype));
+        info["count"] = f.header.count;
+        return info;
+      },
+      py::arg("frame"));
+  m.def("decode", &decode, py::arg("frame"), py::arg("out"));
+  m.def("decode_add", &decode_add, py::arg("frame"), py::arg("acc"));
+  m.def("quantize", &quantize, py::arg("x"), py::arg("codec"), py::arg("payload"));
+  m.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"));
+  m.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"));
+
+  m.def("isa", [] { return std::string(isa_table().kernels.isa); });
+  m.def("isas", [] {
+    const auto names = isas();
+    return std::vector<std::string>(names.begin(), names.end());
+  });
+  m.def("use_isa", [](const std::string& isa) { use_isa(isa); }, py::arg("isa"));
+}
+
+}  // namespace gw

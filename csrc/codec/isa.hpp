@@ -1,0 +1,60 @@
+// What one instruction set exports, and the choice among them. driver_cpu.cpp is compiled once per instruction set
+// with GW_ISA set to its name; everything in it lives in namespace gw::GW_ISA, so that the linker can never merge a
+// function built with AVX-512 into code that runs everywhere. For the same reason these files use plain arrays,
+// builtins and always_inline functions instead of inline functions of std::.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "codec/kernels.hpp"
+
+namespace gw {
+
+// A codec's parameters after checking: all that its loops need.
+struct CodecShape {
+  uint32_t block = 1;   // elements
+  uint32_t k = 0;       // top-k: kept elements of a full block
+  uint32_t values = 0;  // top-k: ValueKind
+};
+
+// Same meaning as the functions of class Codec.
+struct CodecLoops {
+  void (*encode)(const CodecShape& shape, const float* x, size_t count, std::byte* payload,
+                 float* loss) = nullptr;
+  void (*decode)(const CodecShape& shape, const std::byte* payload, size_t count, float* out) = nullptr;
+  void (*decode_add)(const CodecShape& shape, const std::byte* payload, size_t count, float* acc) = nullptr;
+};
+
+// Ids in use are below this; raise it when a codec needs more.
+inline constexpr int kCodecIds = 32;
+
+struct IsaTable {
+  Kernels kernels;
+  CodecLoops codecs[kCodecIds];
+  // maxima[j] = largest magnitude (bits without sign) of x[j], x[j + groups], x[j + 2 groups], ...
+  void (*group_max)(const float* x, size_t count, size_t groups, uint32_t* maxima);
+  // Appends the ascending indices i with magnitude(x[i]) >= threshold; count < 2^32. Returns how many; `indices` has
+  // room for count.
+  size_t (*find_at_least)(const float* x, size_t count, uint32_t threshold, uint32_t* indices);
+  // The k-th largest, 1 <= k <= count; for values that fit the nearest cache.
+  uint32_t (*kth_largest)(const uint32_t* values, size_t count, size_t k);
+};
+
+const IsaTable& isa_table_portable();
+const IsaTable& isa_table_avx2();
+const IsaTable& isa_table_avx512();
+const IsaTable& isa_table_neon();
+
+const IsaTable& isa_table();                          // the one in use
+const IsaTable* isa_table_for(std::string_view isa);  // null: not in this build or not on this CPU
+std::vector<std::string_view> isas();                 // those that can run here, best first
+// For tests: switches every later call of the process. Throws Error(argument) naming the possible ones.
+void use_isa(std::string_view isa);
+
+// Called from the per-instruction-set code, which must not build strings itself.
+[[noreturn]] void fail_kernel(const char* what);                      // a bug of the caller: Error(internal)
+[[noreturn]] void fail_payload(const char* what, size_t at_element);  // hostile bytes: Error(frame)
+
+}  // namespace gw

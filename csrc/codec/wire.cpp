@@ -1,0 +1,84 @@
+#include "codec/wire.hpp"
+
+#include "base/error.hpp"
+#include "codec/codec.hpp"
+
+namespace gw {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(ErrorKind::frame, "not a valid gradwire frame: " + what);
+}
+
+std::string expected_got(const char* what, uint64_t expected, uint64_t got) {
+  return std::string(what) + ": expected " + std::to_string(expected) + ", got " + std::to_string(got);
+}
+
+uint64_t payload_bytes_of(const FrameHeader& h) {
+  // raw frames keep their dtype; codecs work on fp32 and remember a float dtype only
+  if (h.codec == kRawCodec) return h.count * size_of(static_cast<DType>(h.dtype));
+  return codec_from_wire(h.codec, h.params)->encoded_bytes(h.count);
+}
+
+std::string codec_text(const FrameHeader& h) {
+  if (h.codec == kRawCodec && h.params == 0) return "none";
+  try {
+    return codec_from_wire(h.codec, h.params)->description();
+  } catch (const Error&) {
+    return "?" + std::to_string(h.codec) + "(" + std::to_string(h.params) + ")";
+  }
+}
+
+}  // namespace
+
+FrameHeader parse_checked(const std::byte* frame, size_t bytes) {
+  if (bytes < kHeaderBytes)
+    refuse("truncated: a header has 64 bytes, the buffer has " + std::to_string(bytes));
+  const FrameHeader h = read_header(frame);
+  // in this order: each check makes the next one meaningful
+  if (h.magic != kFrameMagic) refuse(expected_got("magic", kFrameMagic, h.magic));
+  if (h.version != kFrameVersion) refuse(expected_got("version", kFrameVersion, h.version));
+  if (h.collective != 0)
+    refuse("it is a message of a collective (id " + std::to_string(h.collective) +
+           "), not a stand-alone frame");
+  if (h.op | h.algorithm | h.lane | h.flags | h.seq | h.segment | h.chunk | h.round | h.epoch | h.config)
+    refuse("a field that is reserved in stand-alone frames is not zero");
+  if (!valid(static_cast<DType>(h.dtype))) refuse(expected_got("dtype id, at most 7", 1, h.dtype));
+  codec_from_wire(h.codec, h.params);  // throws Error(frame) for an unknown codec or bad parameters
+  if (h.codec != kRawCodec && !is_float(static_cast<DType>(h.dtype)))
+    refuse("codec id " + std::to_string(h.codec) + " holds floats, the header says " +
+           std::string(name(static_cast<DType>(h.dtype))));
+  if (h.count > kMaxCount) refuse("count " + std::to_string(h.count) + " is above 2^48");
+  if (h.total != h.count) refuse(expected_got("total", h.count, h.total));
+  if (h.payload_bytes != payload_bytes_of(h))
+    refuse(expected_got("payload_bytes for this codec and count", payload_bytes_of(h), h.payload_bytes));
+  if (bytes - kHeaderBytes != h.payload_bytes)
+    refuse(expected_got(bytes - kHeaderBytes < h.payload_bytes ? "truncated; bytes after the header"
+                                                               : "trailing bytes; bytes after the header",
+                        h.payload_bytes, bytes - kHeaderBytes));
+  return h;
+}
+
+std::string describe(const FrameHeader& h, std::string_view collective, std::string_view algorithm) {
+  if (h.magic != kFrameMagic) return "bytes that are no gradwire frame";
+  if (h.version != kFrameVersion) return "a frame of version " + std::to_string(h.version);
+  std::string text;
+  const bool alone = h.collective == 0 && collective.empty();
+  if (alone)
+    text = "frame ";
+  else
+    text.append(collective.empty() ? "collective " + std::to_string(h.collective) : std::string(collective))
+        .append(" #" + std::to_string(h.seq) + " ");
+  if (h.op != 0) text.append(name(static_cast<ReduceOp>(h.op))).append(" ");
+  text.append(name(static_cast<DType>(h.dtype))).append("[" + std::to_string(h.total) + "]");
+  text.append(" codec ").append(codec_text(h));
+  if (alone) return text;
+  text.append(" algorithm ").append(algorithm.empty() ? std::to_string(h.algorithm) : std::string(algorithm));
+  text.append(" round " + std::to_string(h.round) + " chunk " + std::to_string(h.chunk) + " segment " +
+              std::to_string(h.segment) + " lane " + std::to_string(h.lane) + " count " +
+              std::to_string(h.count) + " bytes " + std::to_string(h.payload_bytes) + " epoch " +
+              std::to_string(h.epoch) + " config " + std::to_string(h.config));
+  return text;
+}
+
+}  // namespace gw
