@@ -88,6 +88,8 @@ LEVELS = {
     "errors": 1,
     "arrays": 2,
     "config": 2,
+    "trace": 2,
+    "work": 2,
     "codecs": 3,
     "store": 3,
     "ops": 4,
