@@ -25,7 +25,7 @@ struct CallOptions {
   std::optional<View> residual;    // fp32; error feedback: added first, then overwritten with what was lost
   int peer = -1;                   // broadcast: root; send, recv: the other rank
   uint32_t tag = 0;
-  std::optional<double> timeout_s;
+  std::optional<double> timeout_s{};
 };
 
 class Communicator {
