@@ -2,12 +2,14 @@
 // when. It knows no socket, no dtype, no device and no byte; the executor gives chunks their place in memory.
 //
 // Memory model: every chunk starts as this rank's input; `recv_reduce` folds the peers' values and this rank's own
-// into it, in ascending rank order (this rank at its own place); `recv` overwrites it.
+// into it, in ascending rank order (this rank at its own place); `recv` overwrites it. An incomplete send sends this
+// rank's current value; a complete one forwards a finished value. The message of an all_to_all is named by its
+// destination at the sender (which block of its input) and by its source at the receiver (which block of its output).
 //
-// Rounds: a message has the same round on both sides; on every rank the round grows strictly along every dependency
-// (what a send reads was written in an earlier round, what a recv overwrites was sent in an earlier round). A rank
-// does its sends in order of (round, step), and its receives likewise, so by induction over rounds a schedule cannot
-// deadlock even if a channel holds a single message. `verify` checks all of it.
+// Rounds: a message has the same round on both sides. On every rank, what a send reads was written in an earlier
+// round, and what a receive overwrites was sent in an earlier round, or in the same one by a step listed before. A rank
+// does its sends in order of (round, step), and its receives likewise. So by induction over rounds, sends before
+// receives, a schedule cannot deadlock even if a channel holds a single message. `verify` checks all of it.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -78,5 +80,7 @@ const std::vector<Algorithm>& algorithms();
 const Algorithm& algorithm(std::string_view name);
 // Throws Error(argument) if the algorithm does not support the collective at this size.
 Schedule make_schedule(std::string_view algorithm, Collective collective, int rank, int size, int root = -1);
+// One message of one chunk. No algorithm: there is nothing to choose. `collective` is send or recv.
+Schedule p2p_schedule(Collective collective, int rank, int size, int peer);
 
 }  // namespace gw

@@ -10,19 +10,19 @@
 namespace gw {
 
 struct Link {
-  double alpha_s;         // seconds a message takes however small
-  double beta_s_per_byte; // seconds per byte
+  double alpha_s;          // seconds a message takes however small
+  double beta_s_per_byte;  // seconds per byte
 };
 
 struct Question {
   Collective collective = Collective::all_reduce;
   int size = 1;
-  size_t raw_bytes = 0;      // of the tensor
-  double wire_ratio = 1;     // encoded bytes / raw bytes
+  size_t raw_bytes = 0;   // of all chunks together (all_gather: of the gathered array)
+  double wire_ratio = 1;  // encoded bytes / raw bytes
   bool lossy = false;
   double gamma_s_per_byte = 0;  // reduce (and encode + decode) per raw byte
   size_t segment_bytes = size_t{128} << 10;
-  Link link{};               // the slowest link between any two ranks
+  Link link{};  // the slowest link between any two ranks
 };
 
 struct Candidate {

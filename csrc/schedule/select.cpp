@@ -1,0 +1,85 @@
+#include "schedule/select.hpp"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/error.hpp"
+#include "schedule/load.hpp"
+
+namespace gw {
+namespace {
+
+// Direct encodes twice whatever the number of ranks; more than that is an error that grows with the group.
+constexpr int kMostLossyEncodes = 2;
+
+std::string duration(double seconds) {
+  char text[32];
+  if (seconds < 1e-3)
+    std::snprintf(text, sizeof text, "%.1f us", seconds * 1e6);
+  else
+    std::snprintf(text, sizeof text, "%.2f ms", seconds * 1e3);
+  return text;
+}
+
+Candidate price(const Algorithm& a, const Question& q) {
+  Load load;  // of the busiest rank
+  int lossy_encodes = 0;
+  for (const Schedule& s : sample_ranks(a.name, q)) {
+    const Load one = load_of(s, coded(q));
+    load.rounds = std::max(load.rounds, one.rounds);
+    load.sent = std::max(load.sent, one.sent);
+    lossy_encodes = s.lossy_encodes;
+  }
+  Candidate c;
+  c.algorithm = a.name;
+  c.seconds = estimate(a.name, q);
+  c.rounds = load.rounds;
+  c.lossy_encodes = lossy_encodes;
+  if (q.lossy && lossy_encodes > kMostLossyEncodes) {
+    c.valid = false;
+    c.reason = "re-encodes " + std::to_string(lossy_encodes - 1) + " times: error grows; ask for it by name";
+  } else {
+    char text[96];
+    std::snprintf(text, sizeof text, "%d x %s latency + %.2f x %s for the bytes", load.rounds,
+                  duration(q.link.alpha_s).c_str(), load.sent,
+                  duration(static_cast<double>(q.raw_bytes) * q.wire_ratio * q.link.beta_s_per_byte).c_str());
+    c.reason = text;
+  }
+  return c;
+}
+
+}  // namespace
+
+Choice select(const Question& q) {
+  if (q.size < 1) fail_argument("size is " + std::to_string(q.size) + "; a group has at least one rank");
+  Choice choice;
+  for (const Algorithm& a : algorithms())
+    if (a.supports(q.collective, q.size)) choice.candidates.push_back(price(a, q));
+  if (choice.candidates.empty())
+    fail_argument("no algorithm supports " + std::string(name(q.collective)) + " of " +
+                  std::to_string(q.size) + " ranks");
+  // stable: where prices are equal the order of algorithms.def decides, the same on every rank
+  std::ranges::stable_sort(choice.candidates, [](const Candidate& a, const Candidate& b) {
+    return a.valid != b.valid ? a.valid : a.seconds < b.seconds;
+  });
+  // Nothing valid: a lossy sum by the least bad algorithm is still what was asked for.
+  choice.algorithm = choice.candidates.front().algorithm;
+  return choice;
+}
+
+std::string Choice::explain() const {
+  std::string text = "chosen: " + algorithm + "\n";
+  char line[256];
+  std::snprintf(line, sizeof line, "  %-14s %12s %7s %7s  %s\n", "algorithm", "predicted", "rounds",
+                "encodes", "why");
+  text += line;
+  for (const Candidate& c : candidates) {
+    std::snprintf(line, sizeof line, "%c %-14s %12s %7d %7d  %s%s\n", c.algorithm == algorithm ? '*' : ' ',
+                  c.algorithm.c_str(), duration(c.seconds).c_str(), c.rounds, c.lossy_encodes,
+                  c.valid ? "" : "not taken: ", c.reason.c_str());
+    text += line;
+  }
+  return text;
+}
+
+}  // namespace gw
