@@ -72,13 +72,13 @@ def codec(path: str, rows: Sequence[Row], title: str) -> None:
     left.legend(fontsize="small")
     left.grid(visible=True, axis="y", alpha=0.3)
     for n, row in enumerate(rows):
-        # an exact codec has no place on a log axis: drawn at fp32's own roundoff
+        # an exact codec has no place on a log axis: drawn at fp32's own roundoff, and said to be exact
+        label = row["codec"] if row["rel_err"] else f"{row['codec']} (exact)"
         right.plot(
             row["bits"], max(row["rel_err"], 2**-24), marker=_MARKERS[n % len(_MARKERS)], color=f"C{n % 10}"
         )
-        right.annotate(
-            row["codec"], (row["bits"], max(row["rel_err"], 2**-24)), (6, 4), textcoords="offset points"
-        )
+        place = (row["bits"], max(row["rel_err"], 2**-24))
+        right.annotate(label, place, (0, 7), textcoords="offset points", ha="center", fontsize="small")
     right.set(
         xscale="log",
         yscale="log",
@@ -87,7 +87,8 @@ def codec(path: str, rows: Sequence[Row], title: str) -> None:
     )
     right.set_xticks([0.25, 0.5, 1, 2, 4, 8, 16, 32], ["1/4", "1/2", "1", "2", "4", "8", "16", "32"])
     right.minorticks_off()
-    right.margins(0.15)
+    right.set_xlim(min(0.2, 0.7 * min(row["bits"] for row in rows)), 64)
+    right.margins(y=0.15)
     right.grid(visible=True, alpha=0.3)
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=150)

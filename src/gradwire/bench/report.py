@@ -62,18 +62,17 @@ def print_table(columns: Sequence[Column], rows: Sequence[Row], title: str, note
     from rich.table import Table
     from rich.text import Text
 
-    # the title is printed by itself: rich would wrap it to the table's width
     table = Table(box=box.SIMPLE_HEAD)
     for c in columns:
         table.add_column(c.heading, justify="left" if c.left else "right", no_wrap=True)
     for row in rows:
         style = "bold red" if row.get("wrong") else None
         table.add_row(*("-" if row[c.key] is None else c.show(row[c.key]) for c in columns), style=style)
-    console = Console(highlight=False, soft_wrap=True)
-    # A pipe or a narrow terminal must not cost a column: lines wrap at worst, no value is cut.
-    wide = Console(width=10_000).measure(table).maximum
+    # A pipe or a narrow terminal must not cost a column: long lines wrap at worst, no value is cut.
+    needed = Console(width=10_000).measure(table).maximum
+    console = Console(highlight=False, width=max(needed, Console().width))
     console.print(Text(title, style="bold"))
-    console.print(table, width=max(wide, 1), crop=False, no_wrap=True)
+    console.print(table)
     for note in notes:
         console.print(Text(note), soft_wrap=True)
 
