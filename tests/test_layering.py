@@ -98,6 +98,7 @@ LEVELS = {
     "bucketer": 6,
     "sim": 6,
     "__init__": 7,
+    "testing": 8,
     "torch": 8,
     "bench": 9,
     "__main__": 10,

@@ -1,0 +1,74 @@
+"""gradwire: collective communication with gradient compression.
+
+>>> import gradwire, numpy as np
+>>> comm = gradwire.init(rank=0, size=1)  # under torchrun, mpirun or srun: gradwire.init()
+>>> comm.all_reduce(np.float32([1, 2, 3]), op="avg", codec="int8")
+array([1., 2., 3.], dtype=float32)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradwire import _native, errors, ops
+from gradwire.codecs import Codec, codec, codecs, decode, decode_add, encode
+from gradwire.communicator import Communicator, init
+from gradwire.errors import (
+    Aborted,
+    ArgumentError,
+    Closed,
+    FrameError,
+    GradwireError,
+    InternalError,
+    MismatchError,
+    PeerLost,
+    RendezvousError,
+    Timeout,
+)
+from gradwire.store import Store
+from gradwire.trace import TraceEvent
+from gradwire.work import Work
+
+if TYPE_CHECKING:
+    from gradwire import testing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aborted",
+    "ArgumentError",
+    "Closed",
+    "Codec",
+    "Communicator",
+    "FrameError",
+    "GradwireError",
+    "InternalError",
+    "MismatchError",
+    "PeerLost",
+    "RendezvousError",
+    "Store",
+    "Timeout",
+    "TraceEvent",
+    "Work",
+    "codec",
+    "codecs",
+    "decode",
+    "decode_add",
+    "encode",
+    "errors",
+    "init",
+    "ops",
+    "testing",
+]
+
+_native.set_error_types(errors.BY_KIND)
+
+# Imported on first use: torch is not needed by everyone, testing by few.
+_ON_DEMAND = ("torch", "testing")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"gradwire.{name}")
+    raise AttributeError(f"module 'gradwire' has no attribute {name!r}")

@@ -1,0 +1,85 @@
+"""The only Python file that knows array kinds: what comes out is of the kind that went in.
+
+Native code reads and writes any array by itself; Python is needed only where a new one has to be made. torch
+is
+looked up among the modules already loaded, never imported: who passes a tensor has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradwire import _native
+from gradwire.errors import ArgumentError
+
+_ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8, "uint8": 1}
+
+
+def is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    # A half-imported torch (a thread still importing it) has no Tensor yet, so x is not one.
+    tensor = getattr(torch, "Tensor", None)
+    return tensor is not None and isinstance(x, tensor)
+
+
+def count_and_dtype(x: Any) -> tuple[int, str]:
+    """Elements and dtype name of any array; ArgumentError if it is not usable."""
+    _, count, dtype = _native.array_info(x)
+    return count, dtype
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    shape = getattr(x, "shape", None)
+    if shape is None:
+        return tuple(memoryview(x).shape or ())  # bytearray, array.array and the like
+    return tuple(int(n) for n in shape)
+
+
+def empty(like: Any, shape: Sequence[int] | int, dtype: str) -> Any:
+    """A new array of the kind of `like`: torch for torch, else NumPy.
+
+    NumPy has no bfloat16 of its own: it is taken from `like`'s dtype if that is one (ml_dtypes), else
+    float32, which holds every bfloat16 exactly.
+    """
+    if is_torch(like):
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    if dtype == "bfloat16":
+        own = getattr(like, "dtype", None)
+        return np.empty(shape, own if str(own) == "bfloat16" else np.float32)
+    return np.empty(shape, dtype)
+
+
+def empty_like(x: Any, shape: Sequence[int] | int | None = None) -> Any:
+    count, dtype = count_and_dtype(x)
+    if shape is None:
+        shape = shape_of(x) if count else (0,)
+    return empty(x, shape, dtype)
+
+
+def gathered_like(x: Any, size: int) -> Any:
+    """[size, *x.shape]: one slice per rank."""
+    return empty_like(x, (size, *shape_of(x)))
+
+
+def share_like(x: Any, size: int) -> Any:
+    """One rank's share of x: [n / size, ...] if the first dimension divides, else flat."""
+    count, _ = count_and_dtype(x)
+    if count % size:
+        raise ArgumentError(
+            f"reduce_scatter gives every rank an equal share, but {count} elements do not divide by "
+            f"{size} ranks: pad x to a multiple of {size}"
+        )
+    shape = shape_of(x)
+    if shape and shape[0] % size == 0:
+        return empty_like(x, (shape[0] // size, *shape[1:]))
+    return empty_like(x, (count // size,))
+
+
+def nbytes(x: Any) -> int:
+    count, dtype = count_and_dtype(x)
+    return count * _ITEM_BYTES[dtype]

@@ -1,0 +1,227 @@
+"""The verbs of a communicator. Arguments are checked by native code, before anything is sent.
+
+Common to all of them:
+x: NumPy array, CPU torch tensor, or anything with DLPack or the buffer protocol; contiguous; of dtype
+float32, float64, bfloat16, float16, int32, int64 or uint8; any shape, the same on every rank.
+codec: None (the array's own bytes), a name such as "int8", or a `gradwire.codec(...)`. Lossy ones take float
+sums and averages only.
+algorithm: "auto" (see `Communicator.explain`) or one of "direct", "ring", "double_tree", ...; the same on
+every rank.
+async_op: return a `Work` at once; the arrays must not be touched until it is done. Any number may be in
+flight.
+timeout: seconds or timedelta; None: the communicator's. Raises ArgumentError if an argument is wrong (nothing
+was sent), MismatchError if ranks call different things, Timeout, PeerLost or Aborted naming the culprit (the
+communicator then needs `reconfigure`), Closed after `close`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar, Union, overload
+
+from gradwire import _native, arrays
+from gradwire._native import Communicator as NativeCommunicator
+from gradwire._native import Work as NativeWork
+from gradwire.codecs import as_codec
+from gradwire.config import Duration, seconds
+from gradwire.work import InFlight, Work
+
+A = TypeVar("A")
+CodecLike = Union[_native.Codec, str, None]
+
+
+class Collectives:
+    """Base of Communicator: moves arrays; knows nothing of how the ranks met."""
+
+    _native: NativeCommunicator
+    _in_flight: InFlight
+
+    def _bind(self, native: NativeCommunicator) -> None:
+        self._native = native
+        self._in_flight = InFlight()
+        # The hot path is a few hundred nanoseconds: bound methods are looked up once.
+        self._all_reduce = native.all_reduce
+
+    def _submitted(self, native: NativeWork | None, result: A, *keep: Any) -> Work[A]:
+        assert native is not None
+        work = Work(native, result, *keep)
+        self._in_flight.add(work)
+        return work
+
+    @overload
+    def all_reduce(
+        self, x: A, op: str = ..., codec: CodecLike = ..., algorithm: str = ..., residual: Any = ..., *,
+        async_op: Literal[False] = ..., timeout: Duration | None = ...,
+    ) -> A: ...  # fmt: skip
+    @overload
+    def all_reduce(
+        self, x: A, op: str = ..., codec: CodecLike = ..., algorithm: str = ..., residual: Any = ..., *,
+        async_op: Literal[True], timeout: Duration | None = ...,
+    ) -> Work[A]: ...  # fmt: skip
+    def all_reduce(
+        self,
+        x: A,
+        op: str = "sum",
+        codec: CodecLike = None,
+        algorithm: str = "auto",
+        residual: Any = None,
+        *,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> A | Work[A]:
+        """Combine x over all ranks, in place; every rank ends with the same bits. Returns x, or a Work.
+
+        op: "sum", "avg" (floats), "min", "max" or "prod".
+        residual: float32, as many elements as x, for lossy codecs: it is added to x first and overwritten
+        with what this rank's encodings lost (error feedback), so that sum of residuals = exact sum - result.
+
+        >>> import gradwire, numpy as np
+        >>> def rank(comm):
+        ...     return comm.all_reduce(np.float32([comm.rank, 10]))
+        >>> gradwire.testing.run_ranks(2, rank)[0]
+        array([ 1., 20.], dtype=float32)
+        """
+        if codec is not None:
+            codec = as_codec(codec)
+        limit = -1.0 if timeout is None else seconds(timeout)
+        if async_op:
+            work = self._all_reduce(x, op, codec, algorithm, residual, False, limit)
+            return self._submitted(work, x, residual)
+        self._all_reduce(x, op, codec, algorithm, residual, True, limit)
+        return x
+
+    def reduce_scatter(
+        self,
+        x: Any,
+        out: Any = None,
+        op: str = "sum",
+        codec: CodecLike = None,
+        algorithm: str = "auto",
+        *,
+        residual: Any = None,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Combine x over all ranks and give each rank its share: rank r gets the r-th of `size` equal parts.
+
+        x: size * n elements. out: n elements; made if None: [x.shape[0] / size, ...], or flat if that does
+        not divide. op, residual (as many elements as x): as in all_reduce. Returns out, or a Work.
+
+        >>> import gradwire, numpy as np
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.reduce_scatter(np.float32([1, 2, 3, 4])))
+        [array([2., 4.], dtype=float32), array([6., 8.], dtype=float32)]
+        """
+        if out is None:
+            out = arrays.share_like(x, self._native.size)
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.reduce_scatter(
+            x, out, op, as_codec(codec), algorithm, residual, not async_op, limit
+        )
+        return self._submitted(work, out, x, residual) if async_op else out
+
+    def all_gather(
+        self,
+        x: Any,
+        out: Any = None,
+        codec: CodecLike = None,
+        algorithm: str = "auto",
+        *,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Collect every rank's x on every rank, in rank order.
+
+        out: size * x.size elements; made if None: [size, *x.shape]. Returns out, or a Work.
+
+        >>> import gradwire, numpy as np
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.all_gather(np.int32([comm.rank, 7])))[1]
+        array([[0, 7],
+               [1, 7]], dtype=int32)
+        """
+        if out is None:
+            out = arrays.gathered_like(x, self._native.size)
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.all_gather(x, out, as_codec(codec), algorithm, not async_op, limit)
+        return self._submitted(work, out, x) if async_op else out
+
+    def broadcast(
+        self,
+        x: Any,
+        root: int = 0,
+        codec: CodecLike = None,
+        algorithm: str = "auto",
+        *,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Overwrite x with root's x. With a lossy codec root, too, ends with what the others decode. Returns
+        x, or a Work.
+
+        >>> import gradwire, numpy as np
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.broadcast(np.int64([comm.rank]), root=1))
+        [array([1]), array([1])]
+        """
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.broadcast(x, root, as_codec(codec), algorithm, not async_op, limit)
+        return self._submitted(work, x) if async_op else x
+
+    def all_to_all(
+        self,
+        x: Any,
+        out: Any = None,
+        codec: CodecLike = None,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Send the r-th of `size` equal parts of x to rank r; out's s-th part comes from rank s.
+
+        x, out: the same number of elements, a multiple of size. out is made like x if None. Returns out, or a
+        Work.
+
+        >>> import gradwire, numpy as np
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.all_to_all(np.int32([10, 20]) + comm.rank))
+        [array([10, 11], dtype=int32), array([20, 21], dtype=int32)]
+        """
+        if out is None:
+            out = arrays.empty_like(x)
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.all_to_all(x, out, as_codec(codec), not async_op, limit)
+        return self._submitted(work, out, x) if async_op else out
+
+    def send(
+        self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
+    ) -> Any:
+        """Send x to rank dst, which must call `recv` with the same count, dtype and tag. Returns x, or a
+        Work.
+
+        Messages between two ranks arrive in the order sent. Returns once x may be reused, which for a large x
+        needs
+        the receiver: two ranks that both send first should use async_op.
+
+        >>> import gradwire, numpy as np
+        >>> def rank(comm):
+        ...     x = np.full(2, comm.rank, np.uint8)
+        ...     return comm.send(x, dst=1) if comm.rank == 0 else comm.recv(x, src=0)
+        >>> gradwire.testing.run_ranks(2, rank)[1]
+        array([0, 0], dtype=uint8)
+        """
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.send(x, dst, tag, not async_op, limit)
+        return self._submitted(work, x) if async_op else x
+
+    def recv(
+        self, x: Any, src: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
+    ) -> Any:
+        """Overwrite x with what rank src sends (see `send`). Returns x, or a Work."""
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.recv(x, src, tag, not async_op, limit)
+        return self._submitted(work, x) if async_op else x
+
+    def barrier(self, async_op: bool = False, timeout: Duration | None = None) -> Work[None] | None:
+        """Return once every rank has called it.
+
+        >>> import gradwire
+        >>> _ = gradwire.testing.run_ranks(3, lambda comm: comm.barrier(timeout=10))
+        """
+        limit = -1.0 if timeout is None else seconds(timeout)
+        work = self._native.barrier(not async_op, limit)
+        return self._submitted(work, None) if async_op else None
