@@ -35,6 +35,7 @@ test-cpp: $(VENV)/.native
 	bash tools/ensure_doctest.sh
 	$(CMAKE) -S . -B $(BUILD) -DGW_TESTS=ON $(GRADWIRE_CMAKE_ARGS) > /dev/null
 	$(CMAKE) --build $(BUILD) --target gw_tests -j$(JOBS)
+	bash tools/check_isa_objects.sh $(BUILD)
 	$(BUILD)/tests/cpp/gw_tests
 
 ## make lint      formatting, lints and types; changes nothing. pre-commit runs the same
