@@ -47,9 +47,9 @@ enum class PeerState : uint8_t {
 };
 
 struct Counters {
-  uint64_t bytes_sent = 0;      // handed to channels, headers included
+  uint64_t bytes_sent = 0;  // handed to channels, headers included
   uint64_t bytes_received = 0;
-  uint64_t socket_bytes_sent = 0;      // accepted by the kernel on TCP sockets (control included)
+  uint64_t socket_bytes_sent = 0;  // accepted by the kernel on TCP sockets (control included)
   uint64_t socket_bytes_received = 0;
 };
 
@@ -59,8 +59,8 @@ class Transport {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual Channel& channel(int peer, int lane) = 0;
-  virtual std::string kind(int peer) const = 0;         // "inproc", "shm", "tcp"
-  virtual std::string host(int peer) const = 0;         // host name, for error messages
+  virtual std::string kind(int peer) const = 0;  // "inproc", "shm", "tcp"
+  virtual std::string host(int peer) const = 0;  // host name, for error messages
   virtual int ranks_on_this_host() const = 0;
 
   // Moves bytes that wait in private buffers. True if anything moved.

@@ -1,0 +1,53 @@
+// Two ranks that are about to be linked: all that a transport may need to say whether it can, and to do it.
+#pragma once
+#include <array>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transport/blob.hpp"
+#include "transport/counters.hpp"
+#include "transport/file_descriptor.hpp"
+#include "transport/link_channel.hpp"
+#include "transport/segment.hpp"
+
+namespace gw {
+
+struct TransportKind;
+
+struct Pair {
+  Pair(const Blob& own, const Blob& peer, AtomicCounters& count) : mine(own), theirs(peer), counters(count) {}
+
+  const Blob& mine;
+  const Blob& theirs;
+  AtomicCounters& counters;
+  Segment* segment = nullptr;                 // this rank's shared memory, if it has any
+  std::unique_ptr<PeerSegment> peer_segment;  // the peer's, if it could be mapped
+  std::string peer_segment_problem;           // else why not
+  uint32_t usable = 0;                        // kinds this rank can use, see usable_kinds()
+  // What the handshake fills in.
+  const TransportKind* kind = nullptr;
+  FileDescriptor control;
+  std::array<std::vector<FileDescriptor>, kLanes> sockets;  // connected data sockets, by lane
+
+  bool same_host() const { return !mine.host.boot_id.empty() && mine.host == theirs.host; }
+};
+
+// A line of transports.def.
+struct TransportKind {
+  std::string_view name, file, summary;
+  std::string (*refusal)(const Pair&);
+  int (*sockets)(const Pair&);
+  std::unique_ptr<LinkChannel> (*open)(Pair&, int lane);
+};
+const std::vector<TransportKind>& transport_kinds();
+
+// One bit per kind this rank can use with that peer, by position in the list, minding GRADWIRE_TRANSPORT.
+uint32_t usable_kinds(const Pair& pair);
+// The preferred kind both sides can use, or null.
+const TransportKind* choose_kind(uint32_t mine, uint32_t theirs);
+// Why `pair` cannot use the kinds it cannot use, for error messages.
+std::string refusals(const Pair& pair);
+
+}  // namespace gw

@@ -1,0 +1,175 @@
+#include "transport/per_peer.hpp"
+
+#include <algorithm>
+
+#include "base/error.hpp"
+#include "transport/linger.hpp"
+
+namespace gw {
+namespace {
+
+// With peers of both sorts neither wait covers the other: short futex waits, sockets looked at in between. Half a TCP
+// round trip between hosts, so it is hardly noticed.
+constexpr auto kMixedSlice = std::chrono::microseconds(200);
+// Nobody rings when a peer dies: the caller has to look at the control connections now and then.
+constexpr auto kBellSlice = std::chrono::milliseconds(50);
+// A broken data connection may be the end of a peer whose goodbye is still on its way on the control connection.
+constexpr auto kGoodbyeTime = std::chrono::seconds(1);
+constexpr auto kLinger = std::chrono::seconds(1);
+
+}  // namespace
+
+PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, const Blob& mine,
+                                   std::unique_ptr<Segment> segment,
+                                   std::vector<std::unique_ptr<Pair>>& pairs)
+    : rank_(mine.rank),
+      counters_(std::move(counters)),
+      segment_(std::move(segment)),
+      own_bell_(segment_ ? nullptr : std::make_unique<Doorbell>()),
+      bell_(segment_ ? segment_->bell() : *own_bell_),
+      peers_(pairs.size()) {
+  peers_[static_cast<size_t>(rank_)].kind = "self";
+  peers_[static_cast<size_t>(rank_)].host = mine.host_name;
+  for (size_t p = 0; p < pairs.size(); ++p) {
+    if (!pairs[p]) continue;
+    Pair& pair = *pairs[p];
+    Peer& peer = peers_[p];
+    peer.kind = pair.kind->name;
+    peer.host = pair.theirs.host_name;
+    ranks_on_this_host_ += pair.same_host();
+    for (int lane = 0; lane < kLanes; ++lane) {
+      auto& channel = peer.channels[static_cast<size_t>(lane)];
+      channel = pair.kind->open(pair, lane);
+      (channel->sockets().empty() ? shared_ : streamed_).push_back(channel.get());
+    }
+    // Nobody needs to map what this pair does not use.
+    peer.segment = std::move(pair.peer_segment);
+    if (peer.segment) peer.segment->close_file();
+    peer.control = std::make_unique<ControlLink>(std::move(pair.control), *counters_);
+  }
+  if (segment_) segment_->close_file();
+  if (streamed_.empty()) return;
+  waiter_ = std::make_unique<SocketWaiter>();
+  for (const int socket : sockets()) waiter_->add(socket);
+}
+
+PerPeerTransport::Peer& PerPeerTransport::peer(int p) {
+  check_internal(p >= 0 && p < size() && p != rank_, "no such peer");
+  return peers_[static_cast<size_t>(p)];
+}
+
+Channel& PerPeerTransport::channel(int p, int lane) {
+  check_internal(lane >= 0 && lane < kLanes, "no such lane");
+  return *peer(p).channels[static_cast<size_t>(lane)];
+}
+
+std::string PerPeerTransport::kind(int p) const { return peers_.at(static_cast<size_t>(p)).kind; }
+std::string PerPeerTransport::host(int p) const { return peers_.at(static_cast<size_t>(p)).host; }
+
+// ---- moving and waiting --------------------------------------------------------------------------------------------
+
+bool PerPeerTransport::progress() {
+  bool moved = false;
+  for (LinkChannel* channel : streamed_) moved |= channel->progress();
+  return moved;
+}
+
+bool PerPeerTransport::news() {
+  bool any = false;
+  for (LinkChannel* channel : shared_) any |= channel->news();
+  return any;
+}
+
+void PerPeerTransport::sleep(Deadline until) {
+  if (!waiter_) {
+    bell_.sleep(until.sooner(Deadline::after(kBellSlice)), [this] { return news(); });
+  } else if (shared_.empty()) {
+    waiter_->wait(until);
+  } else {
+    while (!waiter_->poll() && !until.passed())
+      if (bell_.sleep(until.sooner(Deadline::after(kMixedSlice)), [this] { return news(); })) return;
+  }
+}
+
+void PerPeerTransport::ring() {
+  if (!waiter_ || !shared_.empty()) bell_.poke();
+  if (waiter_ && shared_.empty()) waiter_->wake();
+}
+
+// ---- control -------------------------------------------------------------------------------------------------------
+
+bool PerPeerTransport::control_send(int p, const ControlMessage& message) {
+  Peer& to = peer(p);
+  const bool reachable = to.control->send(message);
+  // A peer that shares memory with us sleeps on its bell and sees no socket.
+  if (reachable && to.segment) to.segment->bell().poke();
+  return reachable;
+}
+
+bool PerPeerTransport::control_receive(int p, ControlMessage& message) {
+  return peer(p).control->receive(message);
+}
+
+PeerState PerPeerTransport::peer_state(int p) {
+  Peer& of = peer(p);
+  if (of.control->left()) return PeerState::left;
+  if (of.control->broken()) return PeerState::lost;
+  const auto broken = [](const auto& channel) { return channel->broken(); };
+  if (std::none_of(of.channels.begin(), of.channels.end(), broken)) return PeerState::alive;
+  const auto now = Deadline::Clock::now();
+  if (of.broken_since == Deadline::Clock::time_point{}) of.broken_since = now;
+  return now - of.broken_since < kGoodbyeTime ? PeerState::alive : PeerState::lost;
+}
+
+// ---- the end -------------------------------------------------------------------------------------------------------
+
+std::vector<int> PerPeerTransport::sockets() const {
+  std::vector<int> all;
+  for (const Peer& p : peers_) {
+    if (!p.control) continue;
+    all.push_back(p.control->socket());
+    for (const auto& channel : p.channels)
+      for (const int socket : channel->sockets()) all.push_back(socket);
+  }
+  return all;
+}
+
+bool PerPeerTransport::flush(Deadline until) {
+  for (;;) {
+    progress();
+    bool flushed = true;
+    for (Peer& p : peers_) {
+      if (!p.control) continue;
+      p.control->push();
+      flushed = flushed && p.control->flushed();
+    }
+    for (LinkChannel* channel : streamed_) flushed = flushed && channel->flushed();
+    if (flushed || until.passed()) return flushed;
+    wait_until_writable(sockets(), until);
+  }
+}
+
+void PerPeerTransport::close() {
+  if (closed_) return;
+  closed_ = true;
+  const Deadline until = Deadline::after(kLinger);
+  flush(until);
+  // Goodbye travels on a connection of its own; it must not overtake the last message on another.
+  wait_until_delivered(sockets(), until);
+  for (Peer& p : peers_) {
+    if (!p.control) continue;
+    p.control->send_goodbye();
+    if (p.segment) p.segment->bell().poke();
+  }
+  flush(until);
+  linger(sockets(), until);
+  // The rings stay mapped, here until the destructor, because ring() of another thread may still touch the bell, and
+  // there for as long as the peer wants to read.
+  for (Peer& p : peers_) p.control.reset();
+  for (Peer& p : peers_)
+    for (auto& channel : p.channels) channel.reset();
+  shared_.clear();
+  streamed_.clear();
+}
+
+}  // namespace gw

@@ -1,0 +1,42 @@
+// A channel made of two mirror rings in memory that both ranks have mapped: the receiver reads the sender's bytes in
+// place. One write, one read, no copy between.
+#pragma once
+#include "transport/counters.hpp"
+#include "transport/doorbell.hpp"
+#include "transport/link_channel.hpp"
+#include "transport/mirror_ring.hpp"
+
+namespace gw {
+
+class RingChannel final : public LinkChannel {
+ public:
+  RingChannel(RingWriter out, RingReader in, Doorbell& peer_bell, AtomicCounters& counters)
+      : out_(out), in_(in), peer_bell_(peer_bell), counters_(counters) {}
+
+  std::byte* reserve(size_t bytes) override { return out_.reserve(bytes); }
+  void commit(size_t bytes) override {
+    out_.advance(bytes);
+    out_.publish();
+    peer_bell_.ring_if_sleeping();
+    AtomicCounters::add(counters_.bytes_sent, bytes);
+  }
+  const std::byte* peek(size_t bytes) override { return in_.peek(bytes); }
+  void consume(size_t bytes) override {
+    if (in_.consume(bytes)) peer_bell_.ring_if_sleeping();
+    AtomicCounters::add(counters_.bytes_received, bytes);
+  }
+  bool flushed() const override { return true; }
+  size_t capacity() const override { return out_.capacity(); }
+  bool news() override {
+    const bool in = in_.news();
+    return out_.news() || in;
+  }
+
+ private:
+  RingWriter out_;
+  RingReader in_;
+  Doorbell& peer_bell_;
+  AtomicCounters& counters_;
+};
+
+}  // namespace gw
