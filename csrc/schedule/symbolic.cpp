@@ -51,12 +51,6 @@ SymbolicRun::SymbolicRun(const std::vector<Schedule>& ranks, int segments, int d
   }
 }
 
-SymbolicRun::Cell& SymbolicRun::cell(int rank, int chunk, int segment) {
-  return cells_[static_cast<size_t>((rank * chunks_ + chunk) * segments_ + segment)];
-}
-ExpressionId SymbolicRun::value(int rank, int chunk, int segment) const {
-  return const_cast<SymbolicRun*>(this)->cell(rank, chunk, segment).value;
-}
 const Step& SymbolicRun::step(int rank, size_t lane, int index) const {
   return ranks_[static_cast<size_t>(rank)].lanes[lane].steps[static_cast<size_t>(index)];
 }

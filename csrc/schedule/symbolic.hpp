@@ -27,7 +27,9 @@ class SymbolicRun {
   void run();     // throws Refutation: deadlock, unmatched message, untruthful `complete`
   void finish();  // throws Refutation unless every rank ends with what the collective promises
 
-  ExpressionId value(int rank, int chunk, int segment = 0) const;
+  ExpressionId value(int rank, int chunk, int segment = 0) const {
+    return cells_[index(rank, chunk, segment)].value;
+  }
   const Expressions& expressions() const { return expressions_; }
 
  private:
@@ -58,7 +60,10 @@ class SymbolicRun {
 
   const Step& step(int rank, size_t lane, int index) const;
   std::deque<Message>& channel(int from, int to, size_t lane) { return channels_[{from, to, lane}]; }
-  Cell& cell(int rank, int chunk, int segment);
+  size_t index(int rank, int chunk, int segment) const {
+    return static_cast<size_t>((rank * chunks_ + chunk) * segments_ + segment);
+  }
+  Cell& cell(int rank, int chunk, int segment) { return cells_[index(rank, chunk, segment)]; }
 
   const std::vector<Schedule>& ranks_;
   int size_, chunks_, segments_;

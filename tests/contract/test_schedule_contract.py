@@ -1,0 +1,328 @@
+"""Every algorithm in the list, every collective it supports: proved for n = 1..17, every planted bug refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradwire import _native as native
+from gradwire.errors import ArgumentError
+
+COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all", "barrier")
+NAMES = [a["name"] for a in native.algorithms()]
+CASES = [(a, c) for a in NAMES for c in COLLECTIVES if native.supports(a, c, 4)]
+PLACE = re.compile(r"rank \d+, lane \d+, step \d+ \(")
+
+
+def group(algorithm: str, collective: str, size: int, root: int = 0) -> list[Any]:
+    root = root if collective == "broadcast" else -1
+    return [native.make_schedule(algorithm, collective, rank, size, root) for rank in range(size)]
+
+
+# -- the proof ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("algorithm", "collective"), CASES)
+def test_every_schedule_is_proved_for_1_to_17_ranks(algorithm: str, collective: str) -> None:
+    for size in range(1, 18):
+        if not native.supports(algorithm, collective, size):
+            continue
+        for root in {0, size // 2, size - 1} if collective == "broadcast" else {0}:
+            ranks = group(algorithm, collective, size, root)
+            for segments, depth, capacity in itertools.product((1, 2, 3), (1, 2), (1, 2)):
+                assert native.verify(ranks, segments, depth, capacity) == "", (
+                    size,
+                    root,
+                    segments,
+                    depth,
+                    capacity,
+                )
+
+
+@pytest.mark.parametrize(("algorithm", "collective"), CASES)
+def test_deep_pipelines_and_large_groups_are_proved_too(algorithm: str, collective: str) -> None:
+    assert native.verify(group(algorithm, collective, 8), 9, 16, 1) == ""
+    assert native.verify(group(algorithm, collective, 33), 2, 4, 8) == ""
+
+
+def test_every_collective_has_an_algorithm_at_every_size() -> None:
+    for collective in COLLECTIVES:
+        for size in range(1, 18):
+            assert any(native.supports(a, collective, size) for a in NAMES), (collective, size)
+
+
+def test_ids_and_names_are_unique_and_fit_the_header() -> None:
+    ids = [a["id"] for a in native.algorithms()]
+    assert len(set(ids)) == len(ids) and all(0 < i < 256 for i in ids)
+    assert len(set(NAMES)) == len(NAMES) and all(a["summary"] for a in native.algorithms())
+
+
+def test_a_single_rank_has_no_steps() -> None:
+    for algorithm, collective in CASES:
+        assert group(algorithm, collective, 1)[0].lanes == []
+
+
+# -- the same schedules, run on numbers by other code -------------------------------------------------
+
+
+def run_all_reduce(ranks: list[Any], inputs: np.ndarray) -> np.ndarray:
+    """[rank, chunk] float32 to [rank, chunk]: eager sends, steps in order, lanes one after the other."""
+    held = inputs.copy()
+    todo = {(s.rank, i): deque(lane) for s in ranks for i, lane in enumerate(s.lanes)}
+    wire: dict[tuple[int, int, int], deque[np.float32]] = {}
+    while any(todo.values()):
+        moved = False
+        for (rank, lane), steps in todo.items():
+            while steps:
+                step = steps[0]
+                ends = [(p, rank, lane) for p in step.peers]
+                if step.kind == "send":
+                    wire.setdefault((rank, step.peers[0], lane), deque()).append(held[rank, step.chunk])
+                elif not all(wire.get(end) for end in ends):
+                    break
+                elif step.kind == "recv":
+                    held[rank, step.chunk] = wire[ends[0]].popleft()
+                else:
+                    terms = {p: wire[end].popleft() for p, end in zip(step.peers, ends)}
+                    terms[rank] = held[rank, step.chunk]
+                    total = terms[min(terms)]
+                    for p in sorted(terms)[1:]:
+                        total = np.float32(total + terms[p])
+                    held[rank, step.chunk] = total
+                steps.popleft()
+                moved = True
+        assert moved, "deadlock"
+    return held
+
+
+@pytest.mark.parametrize("algorithm", [a for a, c in CASES if c == "all_reduce"])
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 13])
+def test_numbers_are_summed_in_the_documented_order(algorithm: str, size: int) -> None:
+    ranks = group(algorithm, "all_reduce", size)
+    x = np.random.default_rng(size).standard_normal((size, ranks[0].chunks)).astype(np.float32)
+    result = run_all_reduce(ranks, x)
+    for chunk in range(ranks[0].chunks):
+        order = re.sub(r"\d+", lambda m: f"v[{m.group()}]", native.sum_order(ranks, chunk))
+        expected = eval(order, {"v": list(x[:, chunk])})
+        assert result[:, chunk].tobytes() == np.full(size, expected, np.float32).tobytes()
+
+
+def test_direct_and_one_shot_sum_in_rank_order() -> None:
+    for algorithm in ("direct", "one_shot"):
+        assert native.sum_order(group(algorithm, "all_reduce", 4), 0) == "((0+1)+2)+3"
+
+
+# -- planted bugs --------------------------------------------------------------------------------------
+
+
+def other(value: int, count: int) -> int:
+    return (value + 1) % count
+
+
+def wrong_peer(s: Any, steps: list[Any], i: int) -> None:
+    rank, peers = s.rank, steps[i].peers
+    free = [p for p in range(s.size) if p != rank and p not in peers]
+    # a fold of everyone has no other peer to take: it loses one
+    steps[i].peers = sorted([*peers[1:], free[0]]) if free else peers[1:]
+
+
+def wrong_chunk(s: Any, steps: list[Any], i: int) -> None:
+    steps[i].chunk = other(steps[i].chunk, s.chunks + 1)  # at times one that does not exist
+
+
+def dropped(_: Any, steps: list[Any], i: int) -> None:
+    del steps[i]
+
+
+def doubled(_: Any, steps: list[Any], i: int) -> None:
+    steps.insert(i, steps[i])
+
+
+def late(_: Any, steps: list[Any], i: int) -> None:
+    for step in steps[i:]:  # the order within the lane stays right
+        step.round += 1
+
+
+def out_of_order(_: Any, steps: list[Any], i: int) -> None:
+    steps[i].round += 100
+
+
+def untruthful(_: Any, steps: list[Any], i: int) -> None:
+    steps[i].complete = not steps[i].complete
+
+
+def turned_round(_: Any, steps: list[Any], i: int) -> None:
+    steps[i].kind = {"send": "recv", "recv": "send", "recv_reduce": "recv"}[steps[i].kind]
+
+
+MUTATIONS = [wrong_peer, wrong_chunk, dropped, doubled, late, out_of_order, untruthful, turned_round]
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+@pytest.mark.parametrize(("algorithm", "collective"), CASES)
+def test_every_change_of_a_single_step_is_refused(
+    algorithm: str, collective: str, mutate: Callable[[Any, list[Any], int], None]
+) -> None:
+    for rank, lane, i in places(group(algorithm, collective, 4)):
+        ranks = group(algorithm, collective, 4)
+        lanes = ranks[rank].lanes
+        mutate(ranks[rank], lanes[lane], i)
+        ranks[rank].lanes = lanes
+        complaint = native.verify(ranks)
+        assert PLACE.search(complaint), (rank, lane, i, complaint)
+
+
+def places(ranks: list[Any]) -> list[tuple[int, int, int]]:
+    return [(s.rank, lane, i) for s in ranks for lane, steps in enumerate(s.lanes) for i in range(len(steps))]
+
+
+def test_a_swap_of_two_peers_names_the_message_and_where_it_came_from() -> None:
+    ranks = group("direct", "all_reduce", 4)
+    (steps,) = ranks[1].lanes
+    steps[0].peers, steps[1].peers = steps[1].peers, steps[0].peers
+    ranks[1].lanes = [steps]
+    assert native.verify(ranks) == (
+        "rank 2, lane 0, step 3 (recv_reduce of chunk 2 from 0, 1, 3 in round 0): segment 0 expects an "
+        "incomplete message, gets segment 0 of an incomplete one from rank 1, lane 0, step 1 (send of chunk 3 to 2 in round 0)"
+    )
+
+
+def two(first: list[Any], second: list[Any]) -> list[Any]:
+    return [
+        native.Schedule("by hand", "all_reduce", rank, 2, -1, 1, [lane], 1)
+        for rank, lane in enumerate((first, second))
+    ]
+
+
+def test_ranks_that_wait_for_one_another_are_a_deadlock() -> None:
+    def wait_first(peer: int) -> list[Any]:
+        return [native.Step("recv", 0, 0, [peer], True), native.Step("send", 0, 1, [peer], True)]
+
+    complaint = native.verify(two(wait_first(1), wait_first(0)))
+    assert PLACE.match(complaint) and "deadlock, waits for rank 1" in complaint
+
+
+def test_a_message_that_nobody_sends_names_the_silent_rank() -> None:
+    complaint = native.verify(two([native.Step("recv_reduce", 0, 0, [1], True)], []))
+    assert complaint.endswith("waits for a message that rank 1 never sends") and PLACE.match(complaint)
+
+
+def three(*steps: list[Any]) -> list[Any]:
+    return [
+        native.Schedule("by hand", "all_reduce", rank, 3, -1, 1, [lane], 2) for rank, lane in enumerate(steps)
+    ]
+
+
+def test_ranks_that_fold_in_different_orders_are_refused() -> None:
+    send, fold, step = "send", "recv_reduce", native.Step
+    ranks = three(
+        [step(send, 0, 0, [2]), step(fold, 0, 0, [1, 2], True), step(send, 0, 2, [1], True)],
+        [step(send, 0, 0, [0]), step(send, 0, 1, [2]), step("recv", 0, 2, [0], True)],
+        [step(send, 0, 0, [0]), step(fold, 0, 0, [0]), step(fold, 0, 1, [1], True)],
+    )
+    assert native.verify(ranks) == (
+        "rank 2 ends with chunk 0, segment 0 holding 1+(0+2), rank 0 holds (0+1)+2: the order of sums differs"
+    )
+
+
+def test_a_replica_that_a_lossy_codec_would_make_differ_is_refused() -> None:
+    send, fold, step = "send", "recv_reduce", native.Step
+    # rank 1 gets rank 0's finished sum through the codec, rank 2 makes the same sum itself, unencoded
+    ranks = three(
+        [step(send, 0, 0, [2]), step(fold, 0, 0, [1, 2], True), step(send, 0, 1, [1], True)],
+        [step(send, 0, 0, [0]), step(send, 0, 0, [2]), step("recv", 0, 1, [0], True)],
+        [step(send, 0, 0, [0]), step(fold, 0, 0, [0, 1], True)],
+    )
+    assert native.verify(ranks).endswith("the same sum, but encoded differently; the replicas would differ")
+
+
+def test_an_incomplete_value_is_encoded_once_only() -> None:
+    ranks = group("ring", "all_reduce", 4)
+    (steps,) = ranks[0].lanes
+    # after adding a neighbour's value to the chunk that it sent first
+    chunk = steps[0].chunk
+    bad = [steps[0], native.Step("recv_reduce", chunk, 1, [3]), native.Step("send", chunk, 2, [1])]
+    ranks[0].lanes = [bad]
+    assert "encodes an incomplete value of the chunk a second time" in native.verify(ranks)
+
+
+def test_lanes_must_not_share_a_chunk() -> None:
+    ranks = group("double_tree", "all_reduce", 4)
+    lanes = ranks[2].lanes
+    for step in lanes[1]:
+        step.chunk = 0
+    ranks[2].lanes = lanes
+    complaint = native.verify(ranks)
+    assert PLACE.match(complaint) and complaint.endswith("the chunk is also touched by lane 0")
+
+
+def test_a_wrong_count_of_lossy_encodes_is_refused() -> None:
+    ranks = group("ring", "all_reduce", 5)
+    ranks[3].lossy_encodes = 2
+    assert native.verify(ranks) == "rank 3 says lossy_encodes is 2, but a value goes through 5"
+
+
+@pytest.mark.parametrize("field", ["rank", "size", "root", "chunks", "lossy_encodes"])
+def test_schedules_that_do_not_belong_together_are_refused(field: str) -> None:
+    ranks = group("direct", "broadcast", 4)
+    setattr(ranks[2], field, getattr(ranks[2], field) + 1)
+    assert "rank 2" in native.verify(ranks)
+
+
+# -- point to point, arguments ---------------------------------------------------------------------------
+
+
+def test_a_send_and_its_receive_are_proved_and_a_lone_one_is_refused() -> None:
+    def end(rank: int, kind: str) -> Any:
+        step = native.Step(kind, 0, 0, [1 - rank], True)
+        return native.Schedule("", kind, rank, 2, -1, 1, [[step]], 1)
+
+    assert native.verify([end(0, "send"), end(1, "recv")]) == ""
+    assert "never receives this message" in native.verify([end(0, "send"), end(1, "send")])
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (("rnig", "all_reduce", 0, 2), "known: direct, ring"),
+        (("ring", "all_redcue", 0, 2), "known: all_reduce"),
+        (("ring", "barrier", 0, 2), "algorithms that do: one_shot"),
+        (("ring", "all_reduce", 2, 2), "expected 0 to 1"),
+        (("ring", "all_reduce", 0, 0), "at least one rank"),
+        (("direct", "broadcast", 0, 2), "root is -1"),
+    ],
+)
+def test_bad_arguments_are_told_what_is_allowed(call: tuple[Any, ...], says: str) -> None:
+    with pytest.raises(ArgumentError, match=says):
+        native.make_schedule(*call)
+
+
+# -- the page --------------------------------------------------------------------------------------------
+
+
+def table_tool() -> ModuleType:
+    path = Path(__file__).parents[2] / "tools" / "algorithms_table.py"
+    spec = importlib.util.spec_from_file_location("algorithms_table", path)
+    assert spec and spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_the_table_of_algorithms_is_up_to_date() -> None:
+    assert table_tool().main(["--check"]) == 0, "run python tools/algorithms_table.py"
+
+
+def test_every_algorithm_has_a_section() -> None:
+    page = table_tool().PAGE.read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f"\n## {name}\n" in page
