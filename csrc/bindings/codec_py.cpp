@@ -254,6 +254,10 @@ void register_codec(py::module_& m) {
   m.def("encode", &encode, py::arg("x"), py::arg("codec"), py::arg("residual") = py::none(),
         py::arg("out") = py::none());
   m.def(
+      "frame_bytes",
+      [](py::handle x, const Codec& codec) { return kHeaderBytes + payload_bytes(codec, view_of(x, false)); },
+      py::arg("x"), py::arg("codec"));
+  m.def(
       "frame_info",
       [](py::handle frame) {
         const Frame f = parse(frame);

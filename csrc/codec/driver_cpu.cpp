@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "codec/codecs.hpp"
+#include "codec/copy_impl.hpp"
 #include "codec/kernels_impl.hpp"
 #include "codec/select.hpp"
 
@@ -25,7 +26,7 @@ constexpr void fill(CodecLoops* loops) {
 }
 
 constexpr IsaTable make_table() {
-  IsaTable t{.kernels = {GW_TEXT(GW_ISA), fold, load, load_add, store, scale},
+  IsaTable t{.kernels = {GW_TEXT(GW_ISA), fold, load, load_add, store, scale, copy},
              .codecs = {},
              .group_max = group_max,
              .find_at_least = find_at_least,

@@ -25,6 +25,8 @@ struct Kernels {
   void (*store)(DType dtype, const float* x, float scale, void* out, size_t count);
   // x[i] *= scale
   void (*scale)(float* x, float scale, size_t count);
+  // out = in; the ranges do not overlap. See copy_impl.hpp on why not memcpy.
+  void (*copy)(const void* in, void* out, size_t bytes);
 };
 
 const Kernels& kernels();

@@ -8,8 +8,8 @@
 // after an addition is up to the hardware.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
-#include "base/half.hpp"
 #include "codec/isa.hpp"
 #include "codec/simd.hpp"
 
@@ -21,18 +21,16 @@ struct Element {
   using T = T_;
   using Acc = Acc_;
   static GW_INLINE Acc widen(T v) {
-    if constexpr (sizeof(T) == 2)
-      return to_f32(v);
-    else
+    if constexpr (std::is_same_v<T, Acc>)
       return v;
+    else
+      return GW_ISA::widen(v);
   }
   static GW_INLINE T narrow(Acc v) {
-    if constexpr (std::is_same_v<T, bf16_t>)
-      return to_bf16(v);
-    else if constexpr (std::is_same_v<T, f16_t>)
-      return to_f16(v);
+    if constexpr (std::is_same_v<T, bf16_t> || std::is_same_v<T, f16_t>)
+      return narrow_to(v, T{});
     else
-      return static_cast<T>(v);
+      return static_cast<T>(v);  // float64 from fp32 in store()
   }
   static constexpr bool kFloat = Acc(0.5f) != 0;
 };
@@ -76,8 +74,8 @@ void fold_into(typename E::Acc* acc, const Any<typename E::T>* x, size_t n) {
 
 // One chunk, any number of sources.
 template <class E>
-[[gnu::flatten]] void fold_chunk(ReduceOp op, const void* const* srcs, int n, size_t at,
-                                 typename E::Acc factor, Any<typename E::T>* out, size_t count) {
+void fold_chunk(ReduceOp op, const void* const* srcs, int n, size_t at, typename E::Acc factor,
+                Any<typename E::T>* out, size_t count) {
   typename E::Acc acc[kChunk];
   const auto* first = elements<E>(srcs[0], at);
   for (size_t i = 0; i < count; ++i) acc[i] = E::widen(first[i].value);
@@ -110,8 +108,8 @@ template <class E>
 
 // Float sums of N sources in one loop. Multiplying by a factor of 1 changes nothing and hides behind memory.
 template <class E, int N>
-[[gnu::flatten]] void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor,
-                                Any<typename E::T>* out, size_t count) {
+void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<typename E::T>* out,
+               size_t count) {
   const auto* a = elements<E>(srcs[0], at);
   const auto* b = elements<E>(srcs[1], at);
   const auto* c = elements<E>(srcs[N > 2 ? 2 : 0], at);
@@ -153,7 +151,7 @@ void fold_typed(ReduceOp op, const void* const* srcs, int n, double scale, void*
 }
 
 template <class E>
-[[gnu::flatten]] void load_typed(const void* x, const float* residual, float* out, size_t count) {
+void load_typed(const void* x, const float* residual, float* out, size_t count) {
   const auto* in = elements<E>(x, 0);
   if (residual) {
     GW_IVDEP
@@ -165,7 +163,7 @@ template <class E>
 }
 
 template <class E>
-[[gnu::flatten]] void load_add_typed(const void* x, const float* residual, float* acc, size_t count) {
+void load_add_typed(const void* x, const float* residual, float* acc, size_t count) {
   const auto* in = elements<E>(x, 0);
   if (residual) {
     GW_IVDEP
@@ -177,7 +175,7 @@ template <class E>
 }
 
 template <class E>
-[[gnu::flatten]] void store_typed(const float* x, float scale, void* out, size_t count) {
+void store_typed(const float* x, float scale, void* out, size_t count) {
   auto* to = static_cast<Any<typename E::T>*>(out);
   GW_IVDEP
   for (size_t i = 0; i < count; ++i) to[i].value = E::narrow(x[i] * scale);

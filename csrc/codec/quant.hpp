@@ -58,35 +58,11 @@ GW_INLINE float code_of(float x, float inverse) {
 
 GW_INLINE float scale_from(const std::byte* block) { return float_of(uint32_t{get_u16(block)} << 16); }
 
-// Codes: where the b-bit codes of a block of B elements go. Both are filled whole; a short block sends a prefix.
-template <int Bits, int B>
-struct Codes;
-
-template <int B>
-struct Codes<8, B> {
-  static constexpr int kBytes = B;
-  static GW_INLINE void pack(const int8_t* q, int8_t* out) { __builtin_memcpy(out, q, B); }
-  static GW_INLINE void unpack(const int8_t* in, int8_t* q) { __builtin_memcpy(q, in, B); }
-};
-
-// Byte j holds element j in its low and element j + B/2 in its high half: no shuffles in either direction.
-template <int B>
-struct Codes<4, B> {
-  static constexpr int kBytes = B / 2;
-  static GW_INLINE void pack(const int8_t* q, int8_t* out) {
-    for (int j = 0; j < kBytes; ++j) out[j] = static_cast<int8_t>((q[j] & 15) | (q[j + kBytes] * 16));
-  }
-  static GW_INLINE void unpack(const int8_t* in, int8_t* q) {
-    for (int j = 0; j < kBytes; ++j) {
-      q[j] = static_cast<int8_t>(static_cast<int8_t>(static_cast<uint8_t>(in[j]) << 4) >> 4);
-      q[j + kBytes] = static_cast<int8_t>(in[j] >> 4);
-    }
-  }
-};
-
+// The codes of a block of B elements: int8 in order; int4 with element j in the low and element j + B/2 in the high
+// half of byte j, so that neither direction shuffles. A short block sends a prefix of the bytes.
 template <int Bits, int B>
 struct Block {
-  static constexpr int kCodeBytes = Codes<Bits, B>::kBytes;
+  static constexpr int kCodeBytes = B * Bits / 8;
   static constexpr int kBytes = 2 + kCodeBytes;
 
   static GW_INLINE void encode(const float* x, std::byte* out, float* loss) {
@@ -94,29 +70,42 @@ struct Block {
     for (int j = 0; j < B; ++j) stat = max_of(stat, statistic(x[j]));
     const Scale s = scale_of<Bits>(stat);
     put_u16(out, s.bits);
-    auto* codes = reinterpret_cast<int8_t*>(out + 2);
+    auto* codes = reinterpret_cast<uint8_t*>(out + 2);
     if (s.bits == kNanScale) {
       __builtin_memset(codes, 0, kCodeBytes);
       if (loss) __builtin_memset(loss, 0, B * sizeof(float));
       return;
     }
-    int8_t q[B];
-    for (int j = 0; j < B; ++j)
-      q[j] = static_cast<int8_t>(static_cast<int32_t>(code_of<Bits>(x[j], s.inverse)));
-    Codes<Bits, B>::pack(q, codes);
+    // through int32: loops of one step each vectorise best
+    int32_t q[B];
+    for (int j = 0; j < B; ++j) q[j] = static_cast<int32_t>(code_of<Bits>(x[j], s.inverse));
+    if constexpr (Bits == 8) {
+      for (int j = 0; j < B; ++j) codes[j] = static_cast<uint8_t>(q[j]);
+    } else {
+      for (int j = 0; j < B / 2; ++j) codes[j] = static_cast<uint8_t>((q[j] & 15) | (q[j + B / 2] << 4));
+    }
     if (!loss) return;
     GW_IVDEP
-    for (int j = 0; j < B; ++j) loss[j] = x[j] - code_of<Bits>(x[j], s.inverse) * s.d;
+    for (int j = 0; j < B; ++j) loss[j] = x[j] - static_cast<float>(q[j]) * s.d;
   }
 
   template <bool Add>
   static GW_INLINE void decode(const std::byte* in, float* out) {
     const float d = scale_from(in);
-    int8_t q[B];
-    Codes<Bits, B>::unpack(reinterpret_cast<const int8_t*>(in + 2), q);
-    for (int j = 0; j < B; ++j) {
-      const float v = static_cast<float>(q[j]) * d;
+    const auto* codes = reinterpret_cast<const int8_t*>(in + 2);
+    const auto put = [&](int j, int32_t q) {
+      const float v = static_cast<float>(q) * d;
       out[j] = Add ? out[j] + v : v;
+    };
+    if constexpr (Bits == 8) {
+      GW_IVDEP
+      for (int j = 0; j < B; ++j) put(j, codes[j]);
+    } else {
+      GW_IVDEP
+      for (int j = 0; j < B / 2; ++j)
+        put(j, static_cast<int32_t>(static_cast<uint32_t>(codes[j]) << 28) >> 28);
+      GW_IVDEP
+      for (int j = 0; j < B / 2; ++j) put(j + B / 2, codes[j] >> 4);
     }
   }
 };

@@ -11,7 +11,6 @@
 // Error bound: |x - x'|^2 <= (1 - k/4096) |x|^2 for fp32 values of a full block of finite values; a coded value adds
 // its own error: 2^-9 |x| (bf16), max|x| 2^-7 (1 + 2^-7) (int8).
 #pragma once
-#include "base/half.hpp"
 #include "codec/quant.hpp"
 #include "codec/select.hpp"
 
@@ -47,9 +46,12 @@ struct TopK {
     s = {.block = kBlock, .k = wire & 0xffffu, .values = wire >> 16};
     return s.k >= 1 && s.k <= kBlock && s.values <= kValuesInt8;
   }
+  // Four decimals of the ratio give k back: the text can be parsed again.
   static std::string arguments(const CodecShape& s) {
     static constexpr const char* kKinds[] = {"bf16", "fp32", "int8"};
-    return "k=" + std::to_string(s.k) + "/4096, values=" + kKinds[s.values];
+    std::string ratio = std::to_string(static_cast<double>(s.k) / kBlock).substr(0, 6);
+    while (ratio.size() > 3 && ratio.back() == '0') ratio.pop_back();
+    return "ratio=" + ratio + ", values=" + kKinds[s.values];
   }
 
   // A partial block keeps the same share, rounded up.
@@ -82,7 +84,7 @@ struct TopK {
       if (loss) {
         get_values(s, out, k, decoded);
         keep_finite(x + i, length, loss + i);
-        for (size_t j = 0; j < k; ++j) loss[i + indices[j]] = loss_of(sent[j], decoded[j]);
+        for (size_t j = 0; j < k; ++j) loss[i + indices[j]] = finite_or_zero(sent[j] - decoded[j]);
       }
       out += value_bytes(s, k);
     }
@@ -124,7 +126,7 @@ struct TopK {
   // What is not sent stays in the loss, but never a NaN or Inf.
   static void keep_finite(const float* x, size_t length, float* loss) {
     GW_IVDEP
-    for (size_t j = 0; j < length; ++j) loss[j] = finite(x[j]) ? x[j] : 0.0f;
+    for (size_t j = 0; j < length; ++j) loss[j] = finite_or_zero(x[j]);
   }
 
   static void put_indices(const uint32_t* indices, size_t k, std::byte* out) {
@@ -140,11 +142,11 @@ struct TopK {
     return j % 2 ? u >> 4 : u & 0xfffu;
   }
 
-  [[gnu::flatten]] static void put_values(const CodecShape& s, const float* v, size_t k, std::byte* out) {
+  static void put_values(const CodecShape& s, const float* v, size_t k, std::byte* out) {
     if (s.values == kValuesFp32) {
       __builtin_memcpy(out, v, 4 * k);
     } else if (s.values == kValuesBf16) {
-      for (size_t j = 0; j < k; ++j) put_u16(out + 2 * j, to_bf16(v[j]).bits);
+      for (size_t j = 0; j < k; ++j) put_u16(out + 2 * j, narrow_to(v[j], bf16_t{}).bits);
     } else {
       uint32_t stat = 0;
       for (size_t j = 0; j < k; ++j) stat = max_of(stat, statistic(v[j]));
@@ -157,11 +159,11 @@ struct TopK {
       }
     }
   }
-  [[gnu::flatten]] static void get_values(const CodecShape& s, const std::byte* in, size_t k, float* v) {
+  static void get_values(const CodecShape& s, const std::byte* in, size_t k, float* v) {
     if (s.values == kValuesFp32) {
       __builtin_memcpy(v, in, 4 * k);
     } else if (s.values == kValuesBf16) {
-      for (size_t j = 0; j < k; ++j) v[j] = to_f32(bf16_t{get_u16(in + 2 * j)});
+      for (size_t j = 0; j < k; ++j) v[j] = widen(bf16_t{get_u16(in + 2 * j)});
     } else {
       const float d = scale_from(in);
       for (size_t j = 0; j < k; ++j) v[j] = static_cast<float>(static_cast<int8_t>(in[2 + j])) * d;
