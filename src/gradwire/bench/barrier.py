@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LINE = 64  # bytes: one cache line a rank, so that arrivals do not disturb one another
 _PATH_BYTES = 512
 _MEMORY = "/dev/shm"  # on a disk, writing the page back would now and then stop a rank
-_TRIES_BEFORE_YIELD = 20_000  # about 5 ms of Python; longer waits mean that another rank has no core
+_TRIES_BEFORE_YIELD = 200  # about 0.1 ms; longer waits mean that another rank has no core just now
 _GIVE_UP_S = 300.0
 
 
