@@ -1,4 +1,4 @@
-"""Every algorithm in the list, every collective it supports: proved for n = 1..17, every planted bug refused."""
+"""Every algorithm and every collective it supports: proved for n = 1..17, every planted bug refused."""
 
 from __future__ import annotations
 
@@ -192,7 +192,8 @@ def test_a_swap_of_two_peers_names_the_message_and_where_it_came_from() -> None:
     ranks[1].lanes = [steps]
     assert native.verify(ranks) == (
         "rank 2, lane 0, step 3 (recv_reduce of chunk 2 from 0, 1, 3 in round 0): segment 0 expects an "
-        "incomplete message, gets segment 0 of an incomplete one from rank 1, lane 0, step 1 (send of chunk 3 to 2 in round 0)"
+        "incomplete message, gets segment 0 of an incomplete one from rank 1, lane 0, step 1 "
+        "(send of chunk 3 to 2 in round 0)"
     )
 
 
