@@ -53,6 +53,7 @@ class Hub:
         self._lock = threading.Lock()
 
     def connect(self, place: Place, scope: str, config: _native.Config, timeout: float) -> _native.Transport:
+        """What `gradwire.init` calls: the first rank of a group and generation makes their hub."""
         rank, size, epoch = place
         with self._lock:
             hub = self._hubs.get((scope, epoch, size))

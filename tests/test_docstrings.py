@@ -1,0 +1,90 @@
+"""Every public name has a docstring, and the example in it runs."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from typing import Any
+
+import pytest
+
+import gradwire
+from gradwire import codecs, communicator, errors, ops, testing, trace, work
+
+MODULES = [gradwire, codecs, communicator, errors, ops, testing, trace, work]
+# Explained and shown where they belong.
+SHOWN_ELSEWHERE = {
+    "Codec": "gradwire.codec",
+    "Communicator.recv": "Communicator.send",
+    "Communicator.trace_start": "TraceEvent",
+    "Communicator.trace_stop": "TraceEvent",
+    "Communicator.close": "Communicator",
+    "Communicator.abort": "Communicator.reconfigure",
+    "Work.done": "Work",
+    "Work.wait": "Work",
+    "Work.seconds": "Work",
+    "Store": "gradwire.init",
+    "Hub.delay": "Hub",
+    "Hub.drop": "Hub",
+    "Hub.close": "Hub",
+    "Hub.connect": "Hub",
+    "ProcessResult": "run_processes",
+}
+
+
+def public_things() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for module in (gradwire, ops, testing):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.ismodule(thing):
+                continue
+            found[name] = thing
+            if inspect.isclass(thing) and not issubclass(thing, BaseException) and name != "Codec":
+                for method, value in inspect.getmembers(thing, callable):
+                    if not method.startswith("_") and hasattr(value, "__qualname__"):
+                        found[f"{name}.{method}"] = value
+    return found
+
+
+THINGS = public_things()
+
+
+@pytest.mark.parametrize("name", [n for n in THINGS if n != "Codec"])
+def test_a_public_name_says_what_it_does(name: str) -> None:
+    owner = name.split(".", maxsplit=1)[0]
+    if owner in ("TraceEvent", "Store") and "." in name:
+        return  # tuple's own methods; a store's are for those who write one
+    assert inspect.getdoc(THINGS[name]), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", list(THINGS))
+def test_a_public_name_shows_an_example(name: str) -> None:
+    thing = THINGS[name]
+    owner = name.split(".", maxsplit=1)[0]
+    if name in SHOWN_ELSEWHERE or owner in ("TraceEvent", "Store", "ProcessResult"):
+        return
+    if inspect.isclass(thing) and issubclass(thing, gradwire.GradwireError):
+        return  # GradwireError shows how all of them are used
+    assert ">>>" in (inspect.getdoc(thing) or ""), f"{name} has no example"
+
+
+def examples() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    names: dict[str, doctest.DocTest] = {}
+    modules = [*MODULES, inspect.getmodule(communicator.Collectives)]
+    for module in modules:
+        assert module is not None
+        for test in finder.find(module, module.__name__):
+            if test.examples:
+                names.setdefault(test.name, test)
+    return list(names.values())
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
+def test_the_example_in_a_docstring_runs(example: doctest.DocTest) -> None:
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    result = runner.run(example, out=said.append)
+    assert result.failed == 0, "".join(said)
+    assert result.attempted > 0
