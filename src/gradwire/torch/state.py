@@ -10,7 +10,7 @@ after DDP's own raises it from `backward()`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union, cast
 
 from gradwire.communicator import Communicator
@@ -72,8 +72,11 @@ class HookState:
         self._plans: dict[object, BucketPlan] = {}
         self._reaper = Reaper()
         self._error: Exception | None = None
-        self._counter = StepCounter(lambda: self.comm.stats())
+        self._counter = StepCounter(self._counters)
         self._first_step = 0  # steps made before a checkpoint was loaded
+
+    def _counters(self) -> Mapping[str, int]:
+        return self.comm.stats()  # of the communicator of the moment: `comm` may be exchanged between steps
 
     @property
     def step(self) -> int:
