@@ -7,11 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gradwire
 from gradwire import _native
-from gradwire.bench import doctor
+from gradwire.bench import doctor, trial
 from gradwire.bench.cli import main
 
 
@@ -83,12 +84,12 @@ def test_a_setting_that_cannot_be_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GRADWIRE_TRANSPORT", "pigeon")
-    monkeypatch.setattr(doctor, "_two_ranks", lambda **settings: "shm")
+    monkeypatch.setattr(doctor, "_trial", lambda name: name)
     found = findings(capsys, code=1)
     assert found["settings"]["state"] == "broken" and "pigeon" in found["settings"]["found"]
 
 
-def test_a_wrong_sum_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_sum_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = gradwire.Communicator.all_reduce
 
     def wrong(self: gradwire.Communicator, x: Any, *rest: Any, **more: Any) -> Any:
@@ -97,20 +98,48 @@ def test_a_wrong_sum_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         return x
 
     monkeypatch.setattr(gradwire.Communicator, "all_reduce", wrong)
+    assert trial.main("auto") == 1
+    assert "1 + 2 came out as 4" in capsys.readouterr().err
+
+
+def test_a_codec_that_loses_too_much_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gradwire, "decode", lambda frame: np.zeros(1000, np.float32))
+    assert trial.main("codecs") == 1
+    assert "identity gives back 1 relative error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("raise SystemExit('a reason')", "a reason"),
+        ("raise SystemExit(3)", "without a word"),
+    ],
+)
+def test_the_doctor_outlives_what_it_examines(
+    script: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **more: run([sys.executable, "-c", script], **more)
+    )
     found = findings(capsys, code=1)
-    assert found["all_reduce"]["state"] == "broken"
-    assert "1 + 2 came out as 4" in found["all_reduce"]["found"]
+    assert found["all_reduce"]["state"] == found["codecs"]["state"] == "broken"
+    assert says in found["all_reduce"]["found"]
+    assert found["shm"]["state"] == found["tcp"]["state"] == "warn"
 
 
 def test_one_transport_that_fails_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def only_tcp(**settings: Any) -> str:
-        if settings.get("transport") == "shm":
-            raise gradwire.RendezvousError("memfd_create: not permitted")
+    def no_shm(name: str) -> str:
+        if name == "shm":
+            raise RuntimeError("RendezvousError: memfd_create: not permitted")
         return "tcp"
 
-    monkeypatch.setattr(doctor, "_two_ranks", only_tcp)
+    monkeypatch.setattr(doctor, "_trial", no_shm)
     found = findings(capsys)
     assert (
         found["shm"]["state"] == "warn"

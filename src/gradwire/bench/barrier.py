@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from gradwire import Communicator
 
 _LINE = 64  # bytes: one cache line a rank, so that arrivals do not disturb one another
-_PATH_BYTES = 512
-_MEMORY = "/dev/shm"  # on a disk, writing the page back would now and then stop a rank
+_PATH_BYTES = 64
 _TRIES_BEFORE_YIELD = 200  # about 0.1 ms; longer waits mean that another rank has no core just now
 _GIVE_UP_S = 300.0
 
@@ -56,34 +54,31 @@ class Barrier:
 
 
 def _shared_slots(comm: Communicator) -> memoryview | None:
-    """A page that all ranks see, as 64-bit numbers; None if they do not share a file system and a host.
+    """A page that all ranks see, as 64-bit numbers; None if they are not on one host.
 
-    Tried rather than deduced from host names, which containers and cloned machines share.
+    Tried, not deduced from host names, which containers and cloned machines share. The page has no name:
+    nothing is left behind, however a rank ends.
     """
-    if len({host for _, host in comm.peers()}) > 1:
-        return None  # a network file system would show all of them one file, but not one page
-    offer = np.zeros(_PATH_BYTES, np.uint8)
+    nbytes = _LINE * (comm.size + 1)  # the first line tells this page from any other
     token = np.frombuffer(secrets.token_bytes(_LINE), np.uint8)
+    offer = np.zeros(_LINE + _PATH_BYTES, np.uint8)
+    fd = -1
     if comm.rank == 0:
-        fd, name = tempfile.mkstemp(prefix="gradwire-bench-", dir=_MEMORY if os.path.isdir(_MEMORY) else None)
+        fd = os.memfd_create("gradwire-bench")
         os.write(fd, token.tobytes())
-        os.ftruncate(fd, _LINE * (comm.size + 1))
-        path = os.fsencode(name)
-        offer[:_LINE] = token
-        offer[_LINE : _LINE + len(path)] = np.frombuffer(path, np.uint8)
+        os.ftruncate(fd, nbytes)
+        path = f"/proc/{os.getpid()}/fd/{fd}".encode()
+        offer[: _LINE + len(path)] = np.concatenate([token, np.frombuffer(path, np.uint8)])
     comm.broadcast(offer, root=0)
     page: mmap.mmap | None = None
     try:
         if comm.rank:
-            fd = os.open(os.fsdecode(offer[_LINE:].tobytes().rstrip(b"\0")), os.O_RDWR)
-        try:
-            page = mmap.mmap(fd, _LINE * (comm.size + 1))
-        finally:
-            os.close(fd)
-    except (OSError, ValueError):
+            fd = os.open(offer[_LINE:].tobytes().rstrip(b"\0"), os.O_RDWR)
+        page = mmap.mmap(fd, nbytes)
+    except (OSError, ValueError):  # another host, another PID namespace, or another user
         pass
     shared = np.array([page is not None and page[:_LINE] == offer[:_LINE].tobytes()], np.uint8)
     comm.all_reduce(shared, op="min")
-    if comm.rank == 0:
-        os.unlink(name)  # everyone has it open: nothing is left behind, whatever happens later
+    if fd >= 0:
+        os.close(fd)  # only now: until here the others have been opening rank 0's
     return memoryview(page)[_LINE:].cast("q") if page is not None and shared[0] else None
