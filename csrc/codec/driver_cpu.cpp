@@ -26,7 +26,7 @@ constexpr void fill(CodecLoops* loops) {
 }
 
 constexpr IsaTable make_table() {
-  IsaTable t{.kernels = {GW_TEXT(GW_ISA), fold, load, load_add, store, scale, copy},
+  IsaTable t{.kernels = {GW_TEXT(GW_ISA), fold, load, load_add, store, scale, copy, copy_streaming},
              .codecs = {},
              .group_max = group_max,
              .find_at_least = find_at_least,

@@ -27,6 +27,8 @@ struct Kernels {
   void (*scale)(float* x, float scale, size_t count);
   // out = in; the ranges do not overlap. See copy_impl.hpp on why not memcpy.
   void (*copy)(const void* in, void* out, size_t bytes);
+  // The same with stores that bypass the caches, where the CPU has them. `out` is 64-byte aligned.
+  void (*copy_streaming)(const void* in, void* out, size_t bytes);
 };
 
 const Kernels& kernels();

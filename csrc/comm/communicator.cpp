@@ -12,10 +12,6 @@ constexpr Link kBetweenHosts{.alpha_s = 30e-6, .beta_s_per_byte = 1 / 1.5e9};
 
 constexpr size_t kMostPlans = 1024;  // shapes kept per communicator; a training loop has a few dozen
 
-bool in_place(Collective c) {
-  return c != Collective::reduce_scatter && c != Collective::all_gather && c != Collective::all_to_all;
-}
-
 std::string sized(const View& v) { return std::string(name(v.dtype)) + "[" + std::to_string(v.count) + "]"; }
 
 Link slowest_link(const Transport& t) {
@@ -126,7 +122,7 @@ Communicator::Prepared Communicator::check_and_plan(Collective collective, const
                       .algorithm = {},
                       .peer = p2p || collective == Collective::broadcast ? o.peer : -1,
                       .tag = o.tag,
-                      .in_place = in_place(collective),
+                      .in_place = !has_shares(collective),
                       .with_residual = o.residual.has_value()};
   Prepared p;
   p.plan = plan_for(operation, o.algorithm);
@@ -139,11 +135,12 @@ Communicator::Prepared Communicator::check_and_plan(Collective collective, const
 
 Choice Communicator::choose(Collective collective, size_t count, DType dtype, const CodecPtr& codec) const {
   const bool lossy = codec && codec->lossy();
-  const size_t raw = count * size_of(dtype);
+  const size_t shares = has_shares(collective) ? static_cast<size_t>(size_) : 1;
+  const size_t raw = count * shares * size_of(dtype);
   Question q{.collective = collective, .size = size_, .raw_bytes = raw, .segment_bytes = config_.segment_bytes, .link = link_};
   // 16-bit partial sums are rounded at every hop of a ring or tree; that is a loss like any other.
   q.lossy = lossy || (is_float(dtype) && size_of(dtype) == 2);
-  if (lossy && raw) q.wire_ratio = static_cast<double>(codec->encoded_bytes(count)) / static_cast<double>(raw);
+  if (lossy && raw) q.wire_ratio = static_cast<double>(codec->encoded_bytes(count * shares)) / static_cast<double>(raw);
   q.gamma_s_per_byte = lossy ? 1 / 4e9 : 1 / 12e9;  // reduce, encode and decode of one core; same origin as the links
   return select(q);
 }

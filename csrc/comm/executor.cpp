@@ -1,7 +1,6 @@
 #include "comm/executor.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.hpp"
 #include "codec/kernels.hpp"
@@ -20,11 +19,12 @@ void Executor::begin(Transport& transport, Staging& staging, Trace& trace) {
   const size_t element = size_of(p.operation.dtype);
   spans_ = staging.spans(static_cast<size_t>(p.size));
   sources_ = staging.sources(static_cast<size_t>(p.size));
+  copy_tuners_ = staging.copy_tuners(static_cast<size_t>(p.size));
   if (p.scratch_elements) scratch_ = staging.scratch(p.scratch_elements);
   if (p.frame_store_bytes) frames_ = staging.frames(p.frame_store_bytes);
   if (p.copy_count)
-    std::memcpy(static_cast<std::byte*>(buffers_.out) + p.copy_out_offset * element,
-                static_cast<const std::byte*>(buffers_.in) + p.copy_in_offset * element, p.copy_count * element);
+    kernels().copy(static_cast<const std::byte*>(buffers_.in) + p.copy_in_offset * element,
+                   static_cast<std::byte*>(buffers_.out) + p.copy_out_offset * element, p.copy_count * element);
   // Alone, nothing is encoded; what an earlier, larger world left in the residual is paid out.
   if (p.size == 1 && buffers_.residual && p.operation.count) {
     std::vector<float> sum(p.operation.count);
@@ -71,7 +71,7 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   if (!message) return false;
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
   write_header(header(lane, u), message);
-  fill(u, message + kHeaderBytes);
+  fill(u, message + kHeaderBytes, copy_tuners_[peer]);
   channel.commit(bytes);
   if (trace_->on())
     trace_->add({u.encode ? "encode+send" : "send", start, Clock::now(), seq_, peer, u.chunk,
@@ -79,11 +79,11 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   return true;
 }
 
-void Executor::fill(const Unit& u, std::byte* payload) {
+void Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
   if (!u.payload_bytes) return;
   const Codec* codec = plan_->operation.codec.get();
   if (!codec) {
-    std::memcpy(payload, own_value(u), u.payload_bytes);
+    tuner.copy(own_value(u), payload, u.payload_bytes);
     return;
   }
   std::byte* frame = u.slot == kNoSlot ? payload : frames_ + u.slot;
@@ -96,7 +96,7 @@ void Executor::fill(const Unit& u, std::byte* payload) {
     codec->encode(scratch_, u.count, frame, loss);
     if (u.adopt) store_received(u, frame);
   }
-  if (frame != payload) std::memcpy(payload, frame, u.payload_bytes);
+  if (frame != payload) tuner.copy(frame, payload, u.payload_bytes);
 }
 
 // ---- receiving -------------------------------------------------------------------------------------------------
@@ -140,10 +140,10 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
 void Executor::store_received(const Unit& u, const std::byte* payload) {
   const Codec* codec = plan_->operation.codec.get();
   if (!codec) {
-    std::memcpy(output(u), payload, u.payload_bytes);
+    kernels().copy(payload, output(u), u.payload_bytes);
     return;
   }
-  if (u.keep_frame) std::memcpy(frames_ + u.slot, payload, u.payload_bytes);
+  if (u.keep_frame) kernels().copy(payload, frames_ + u.slot, u.payload_bytes);
   if (plan_->operation.dtype == DType::f32) {
     codec->decode(payload, u.count, static_cast<float*>(output(u)));
   } else {
@@ -222,7 +222,9 @@ FrameHeader Executor::header(const LanePlan& lane, const Unit& u) const {
   h.payload_bytes = u.payload_bytes;
   h.seq = seq_;
   h.round = u.round;
-  h.chunk = u.chunk;
+  // The sender of an all_to_all names a block by its destination, the receiver by its source.
+  const bool to_me = plan_->operation.collective == Collective::all_to_all && u.kind == StepKind::recv;
+  h.chunk = to_me ? static_cast<uint16_t>(plan_->rank) : u.chunk;
   h.segment = u.segment;
   return h;
 }

@@ -41,7 +41,7 @@ class Executor {
   };
   bool try_send(const LanePlan& lane, const Unit& unit);
   bool try_receive(const LanePlan& lane, const Unit& unit);
-  void fill(const Unit& unit, std::byte* payload);
+  void fill(const Unit& unit, std::byte* payload, CopyTuner& tuner);
   void fold_raw(const LanePlan& lane, const Unit& unit);
   void fold_coded(const LanePlan& lane, const Unit& unit);
   void store_received(const Unit& unit, const std::byte* payload);
@@ -65,6 +65,7 @@ class Executor {
   std::byte* frames_ = nullptr;
   const std::byte** spans_ = nullptr;  // payloads of the unit at hand, one per peer
   const void** sources_ = nullptr;
+  CopyTuner* copy_tuners_ = nullptr;  // one per peer
 };
 
 }  // namespace gw

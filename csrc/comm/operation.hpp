@@ -10,6 +10,11 @@
 
 namespace gw {
 
+// One array holds a share for every rank, the other one share (all_to_all: both hold one for every rank).
+constexpr bool has_shares(Collective c) {
+  return c == Collective::reduce_scatter || c == Collective::all_gather || c == Collective::all_to_all;
+}
+
 struct Operation {
   Collective collective = Collective::all_reduce;
   ReduceOp op = ReduceOp::sum;

@@ -29,10 +29,6 @@ struct Geometry {
   }
 };
 
-bool has_shares(Collective c) {
-  return c == Collective::reduce_scatter || c == Collective::all_gather || c == Collective::all_to_all;
-}
-
 Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings, bool p2p) {
   const size_t element = size_of(op.dtype);
   const size_t align = std::max(op.codec ? op.codec->block() : 1, 64 / element);

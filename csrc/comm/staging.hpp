@@ -6,6 +6,8 @@
 #include <new>
 #include <vector>
 
+#include "comm/copy_tuner.hpp"
+
 namespace gw {
 
 class Staging {
@@ -22,6 +24,10 @@ class Staging {
   const void** sources(size_t n) {
     if (sources_.size() < n) sources_.resize(n);
     return sources_.data();
+  }
+  CopyTuner* copy_tuners(size_t peers) {
+    if (copy_tuners_.size() < peers) copy_tuners_.resize(peers);
+    return copy_tuners_.data();
   }
   size_t bytes() const { return scratch_size_ * sizeof(float) + frames_size_; }
 
@@ -44,6 +50,7 @@ class Staging {
   size_t scratch_size_ = 0, frames_size_ = 0;
   std::vector<const std::byte*> spans_;
   std::vector<const void*> sources_;
+  std::vector<CopyTuner> copy_tuners_;
 };
 
 }  // namespace gw
