@@ -24,7 +24,6 @@ bool in_flight(int socket) {
   return ::ioctl(socket, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0;
 }
 
-// Unread bytes would turn the close into a reset. At most what is here now: a peer that floods us cannot keep us.
 void discard(int socket) {
   constexpr int kMaxReads = 256;
   std::array<char, 65536> sink;
@@ -47,9 +46,11 @@ void wait_until_delivered(const std::vector<int>& sockets, Deadline until) {
     ::poll(nullptr, 0, kPollMs);
 }
 
-void linger(const std::vector<int>& sockets, Deadline until) {
+void finish_sending(const std::vector<int>& sockets) {
   for (const int socket : sockets) ::shutdown(socket, SHUT_WR);
-  wait_until_delivered(sockets, until);
+}
+
+void discard_unread(const std::vector<int>& sockets) {
   for (const int socket : sockets) discard(socket);
 }
 

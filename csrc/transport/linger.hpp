@@ -10,7 +10,8 @@ namespace gw {
 void wait_until_writable(const std::vector<int>& sockets, Deadline until);
 // The peers' kernels have everything (or their connection is gone), or `until` has come.
 void wait_until_delivered(const std::vector<int>& sockets, Deadline until);
-// Ends the sending side of every socket, and waits like that for the last of it.
-void linger(const std::vector<int>& sockets, Deadline until);
+void finish_sending(const std::vector<int>& sockets);
+// Bounded: a peer that goes on sending does not keep us.
+void discard_unread(const std::vector<int>& sockets);
 
 }  // namespace gw

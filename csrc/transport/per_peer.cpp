@@ -124,9 +124,19 @@ PeerState PerPeerTransport::peer_state(int p) {
 // ---- the end -------------------------------------------------------------------------------------------------------
 
 std::vector<int> PerPeerTransport::sockets() const {
+  return sockets_where([](const Peer&) { return true; });
+}
+
+// Not those of peers that share memory: inside a host what is sent has arrived, and its acknowledgement may take 40 ms.
+std::vector<int> PerPeerTransport::sockets_of_streams() const {
+  return sockets_where([](const Peer& p) { return !p.segment; });
+}
+
+template <class Wanted>
+std::vector<int> PerPeerTransport::sockets_where(Wanted&& wanted) const {
   std::vector<int> all;
   for (const Peer& p : peers_) {
-    if (!p.control) continue;
+    if (!p.control || !wanted(p)) continue;
     all.push_back(p.control->socket());
     for (const auto& channel : p.channels)
       for (const int socket : channel->sockets()) all.push_back(socket);
@@ -155,14 +165,16 @@ void PerPeerTransport::close() {
   const Deadline until = Deadline::after(kLinger);
   flush(until);
   // Goodbye travels on a connection of its own; it must not overtake the last message on another.
-  wait_until_delivered(sockets(), until);
+  wait_until_delivered(sockets_of_streams(), until);
   for (Peer& p : peers_) {
     if (!p.control) continue;
     p.control->send_goodbye();
     if (p.segment) p.segment->bell().poke();
   }
   flush(until);
-  linger(sockets(), until);
+  finish_sending(sockets());
+  wait_until_delivered(sockets_of_streams(), until);
+  discard_unread(sockets());
   // The rings stay mapped, here until the destructor, because ring() of another thread may still touch the bell, and
   // there for as long as the peer wants to read.
   for (Peer& p : peers_) p.control.reset();

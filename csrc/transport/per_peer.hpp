@@ -44,7 +44,10 @@ class PerPeerTransport final : public Transport {
   };
   Peer& peer(int p);
   bool news();
+  template <class Wanted>
+  std::vector<int> sockets_where(Wanted&& wanted) const;
   std::vector<int> sockets() const;
+  std::vector<int> sockets_of_streams() const;
   bool flush(Deadline until);
 
   const int rank_;

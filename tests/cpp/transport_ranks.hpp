@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/error.hpp"
 #include "transport/endpoint.hpp"
 
 namespace gw_test {
