@@ -1,4 +1,4 @@
-"""One rank of test_faults.py: reduces over and over until an error ends it, and reports that error as one JSON line."""
+"""One rank of test_faults.py: reduces over and over until an error ends it, and reports the error as JSON."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ namespace py = pybind11;
 namespace gw {
 namespace {
 
-constexpr std::array<const char*, 10> kKindNames = {"",          "argument", "mismatch",   "timeout", "peer_lost",
-                                                    "aborted",   "frame",    "rendezvous", "closed",  "internal"};
+constexpr std::array<const char*, 10> kKindNames = {"",          "argument", "mismatch", "timeout",
+                                                    "peer_lost", "aborted",  "frame",    "rendezvous",
+                                                    "closed",    "internal"};
 
 // Python types by kind; leaked on purpose, the interpreter may be gone when statics are destroyed.
 std::array<py::object, kKindNames.size()>& error_types() {

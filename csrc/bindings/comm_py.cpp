@@ -67,20 +67,21 @@ void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator,
     const View v = view_of(x, true);
     return start(c, Collective::all_reduce, v, v, o, sync);
   });
-  cls.def("reduce_scatter", [](Communicator& c, py::handle x, py::handle out, std::string_view op, const Codecs& codec,
-                               std::string_view algorithm, py::handle residual, bool sync, double timeout) {
-    CallOptions o = options_of(codec, algorithm, timeout);
-    o.op = reduce_op(op);
-    add_residual(o, residual);
-    return start(c, Collective::reduce_scatter, view_of(x, false), view_of(out, true), o, sync);
-  });
+  cls.def("reduce_scatter",
+          [](Communicator& c, py::handle x, py::handle out, std::string_view op, const Codecs& codec,
+             std::string_view algorithm, py::handle residual, bool sync, double timeout) {
+            CallOptions o = options_of(codec, algorithm, timeout);
+            o.op = reduce_op(op);
+            add_residual(o, residual);
+            return start(c, Collective::reduce_scatter, view_of(x, false), view_of(out, true), o, sync);
+          });
   cls.def("all_gather", [](Communicator& c, py::handle x, py::handle out, const Codecs& codec,
                            std::string_view algorithm, bool sync, double timeout) {
     return start(c, Collective::all_gather, view_of(x, false), view_of(out, true),
                  options_of(codec, algorithm, timeout), sync);
   });
-  cls.def("broadcast", [](Communicator& c, py::handle x, int root, const Codecs& codec, std::string_view algorithm,
-                          bool sync, double timeout) {
+  cls.def("broadcast", [](Communicator& c, py::handle x, int root, const Codecs& codec,
+                          std::string_view algorithm, bool sync, double timeout) {
     CallOptions o = options_of(codec, algorithm, timeout);
     o.peer = root;
     const View v = view_of(x, true);
@@ -141,7 +142,8 @@ py::list trace_of(Communicator& c) {
   }
   py::list out;
   for (const TraceEvent& e : events)
-    out.append(py::make_tuple(e.name, monotonic(e.start), monotonic(e.end), e.seq, e.peer, e.chunk, e.segment, e.bytes));
+    out.append(py::make_tuple(e.name, monotonic(e.start), monotonic(e.end), e.seq, e.peer, e.chunk, e.segment,
+                              e.bytes));
   return out;
 }
 
@@ -157,13 +159,15 @@ void register_comm(py::module_& m) {
             w.wait(timeout < 0 ? std::nullopt : std::optional(Deadline::after_seconds(timeout)));
           },
           py::arg("timeout") = -1.0)
-      .def("seconds",
-           [](const Work& w) { return py::make_tuple(monotonic(w.submitted), monotonic(w.started), monotonic(w.finished)); });
+      .def("seconds", [](const Work& w) {
+        return py::make_tuple(monotonic(w.submitted), monotonic(w.started), monotonic(w.finished));
+      });
 
   py::class_<Communicator, std::unique_ptr<Communicator, CloseWithoutGil>> cls(m, "Communicator");
   cls.def(py::init([](PyTransport& t, uint32_t epoch, const Config& config) {
        if (!t.transport) fail_argument("this transport already belongs to a communicator");
-       return std::unique_ptr<Communicator, CloseWithoutGil>(new Communicator(std::move(t.transport), epoch, config));
+       return std::unique_ptr<Communicator, CloseWithoutGil>(
+           new Communicator(std::move(t.transport), epoch, config));
      }))
       .def_property_readonly("rank", &Communicator::rank)
       .def_property_readonly("size", &Communicator::size)
@@ -176,13 +180,16 @@ void register_comm(py::module_& m) {
            [](const Communicator& c, size_t count, std::string_view dtype, const Codecs& codec) {
              return c.choose(Collective::all_reduce, count, dtype_named(dtype), codec).explain();
            })
-      .def("abort", [](Communicator& c, const std::string& reason) { c.engine().abort(reason); },
-           py::call_guard<py::gil_scoped_release>())
-      .def("close", [](Communicator& c) { c.engine().close(); }, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "abort", [](Communicator& c, const std::string& reason) { c.engine().abort(reason); },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "close", [](Communicator& c) { c.engine().close(); }, py::call_guard<py::gil_scoped_release>())
       .def("peers", &peers_of)
       .def("counters", &counters_of)
-      .def("trace_start", [](Communicator& c, size_t events) { c.engine().trace_start(events); },
-           py::arg("events") = 100000, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "trace_start", [](Communicator& c, size_t events) { c.engine().trace_start(events); },
+          py::arg("events") = 100000, py::call_guard<py::gil_scoped_release>())
       .def("trace_stop", &trace_of);
   register_collectives(cls);
 }

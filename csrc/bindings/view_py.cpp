@@ -29,7 +29,8 @@ struct DlTensor {
 };
 
 [[noreturn]] void not_contiguous(const char* remedy) {
-  fail_argument(std::string("the array is not contiguous; gradwire works in place on flat memory: ") + remedy);
+  fail_argument(std::string("the array is not contiguous; gradwire works in place on flat memory: ") +
+                remedy);
 }
 
 [[noreturn]] void bad_dtype(const std::string& got) {
@@ -102,7 +103,8 @@ View torch_view(py::handle x) {
   while (d < 8 && n->dtypes[d].ptr() != dtype.ptr()) ++d;
   if (d == 8) bad_dtype(py::str(dtype));
   v.dtype = static_cast<DType>(d);
-  if (call(x, n->is_contiguous).ptr() != Py_True) not_contiguous("pass x.contiguous() and copy the result back");
+  if (call(x, n->is_contiguous).ptr() != Py_True)
+    not_contiguous("pass x.contiguous() and copy the result back");
   v.count = PyLong_AsSize_t(call(x, n->numel).ptr());
   v.data = PyLong_AsVoidPtr(call(x, n->data_ptr).ptr());
   return v;
@@ -141,7 +143,8 @@ View buffer_view(py::handle x, bool writable) {
   } release{&b};
   const auto dtype = dtype_of_format(b.format, b.itemsize);
   if (!dtype) bad_dtype(std::string("buffer format '") + (b.format ? b.format : "") + "'");
-  if (!PyBuffer_IsContiguous(&b, 'C')) not_contiguous("pass numpy.ascontiguousarray(x) and copy the result back");
+  if (!PyBuffer_IsContiguous(&b, 'C'))
+    not_contiguous("pass numpy.ascontiguousarray(x) and copy the result back");
   if (writable && b.readonly)
     fail_argument("the array is read-only; this operation writes into it: pass a writable copy");
   return View{b.buf, static_cast<size_t>(b.len) / static_cast<size_t>(b.itemsize), *dtype};

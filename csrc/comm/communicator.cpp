@@ -26,8 +26,9 @@ size_t Communicator::KeyHash::operator()(const Key& k) const {
   const Operation& o = k.operation;
   size_t h = o.count;
   const auto mix = [&h](size_t v) { h = (h ^ v) * 0x9E3779B97F4A7C15u + (h >> 29); };
-  mix(static_cast<size_t>(o.collective) | static_cast<size_t>(o.op) << 8 | static_cast<size_t>(o.dtype) << 16 |
-      static_cast<size_t>(o.peer + 1) << 24 | static_cast<size_t>(o.with_residual) << 56);
+  mix(static_cast<size_t>(o.collective) | static_cast<size_t>(o.op) << 8 |
+      static_cast<size_t>(o.dtype) << 16 | static_cast<size_t>(o.peer + 1) << 24 |
+      static_cast<size_t>(o.with_residual) << 56);
   mix(reinterpret_cast<size_t>(o.codec.get()));
   mix(o.tag);
   mix(std::hash<std::string_view>{}(k.asked));
@@ -42,7 +43,8 @@ Communicator::Communicator(std::unique_ptr<Transport> transport, uint32_t epoch,
       link_(slowest_link(*transport)),
       engine_(std::move(transport), epoch, config) {}
 
-Work Communicator::prepare(Collective collective, const View& in, const View& out, const CallOptions& options) {
+Work Communicator::prepare(Collective collective, const View& in, const View& out,
+                           const CallOptions& options) {
   Prepared p = check_and_plan(collective, in, out, options);
   return Work(std::move(p.plan), p.buffers, p.timeout);
 }
@@ -65,9 +67,9 @@ size_t Communicator::checked_count(Collective collective, const View& in, const 
     case Collective::reduce_scatter:
     case Collective::all_gather:
       if (whole.count != shared.count * n)
-        fail_argument("the larger array must hold size x the smaller one's elements: " + std::to_string(n) + " x " +
-                      std::to_string(shared.count) + " = " + std::to_string(n * shared.count) + ", got " +
-                      std::to_string(whole.count));
+        fail_argument("the larger array must hold size x the smaller one's elements: " + std::to_string(n) +
+                      " x " + std::to_string(shared.count) + " = " + std::to_string(n * shared.count) +
+                      ", got " + std::to_string(whole.count));
       return shared.count;
     case Collective::all_to_all:
       if (in.count != out.count || in.count % n)
@@ -82,7 +84,8 @@ size_t Communicator::checked_count(Collective collective, const View& in, const 
 void Communicator::check_reduction(Collective collective, DType dtype, const CallOptions& o) const {
   const bool reduces = collective == Collective::all_reduce || collective == Collective::reduce_scatter;
   if (o.op == ReduceOp::avg && !is_float(dtype))
-    fail_argument("op 'avg' needs a float dtype, got " + std::string(name(dtype)) + ": use op='sum' and divide");
+    fail_argument("op 'avg' needs a float dtype, got " + std::string(name(dtype)) +
+                  ": use op='sum' and divide");
   if (o.codec && o.codec->lossy()) {
     if (!is_float(dtype))
       fail_argument("codec " + o.codec->description() + " is lossy and works on floats, got " +
@@ -137,11 +140,17 @@ Choice Communicator::choose(Collective collective, size_t count, DType dtype, co
   const bool lossy = codec && codec->lossy();
   const size_t shares = has_shares(collective) ? static_cast<size_t>(size_) : 1;
   const size_t raw = count * shares * size_of(dtype);
-  Question q{.collective = collective, .size = size_, .raw_bytes = raw, .segment_bytes = config_.segment_bytes, .link = link_};
+  Question q{.collective = collective,
+             .size = size_,
+             .raw_bytes = raw,
+             .segment_bytes = config_.segment_bytes,
+             .link = link_};
   // 16-bit partial sums are rounded at every hop of a ring or tree; that is a loss like any other.
   q.lossy = lossy || (is_float(dtype) && size_of(dtype) == 2);
-  if (lossy && raw) q.wire_ratio = static_cast<double>(codec->encoded_bytes(count * shares)) / static_cast<double>(raw);
-  q.gamma_s_per_byte = lossy ? 1 / 4e9 : 1 / 12e9;  // reduce, encode and decode of one core; same origin as the links
+  if (lossy && raw)
+    q.wire_ratio = static_cast<double>(codec->encoded_bytes(count * shares)) / static_cast<double>(raw);
+  q.gamma_s_per_byte =
+      lossy ? 1 / 4e9 : 1 / 12e9;  // reduce, encode and decode of one core; same origin as the links
   return select(q);
 }
 
@@ -154,8 +163,9 @@ std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::str
     schedule = p2p_schedule(operation.collective, rank_, size_, operation.peer);
   } else {
     const std::string chosen =
-        asked.empty() ? choose(operation.collective, operation.count, operation.dtype, operation.codec).algorithm
-                      : std::string(asked);
+        asked.empty()
+            ? choose(operation.collective, operation.count, operation.dtype, operation.codec).algorithm
+            : std::string(asked);
     const Algorithm& a = algorithm(chosen);
     operation.algorithm = a.name;
     id = a.id;

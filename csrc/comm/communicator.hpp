@@ -21,9 +21,9 @@ namespace gw {
 struct CallOptions {
   ReduceOp op = ReduceOp::sum;
   CodecPtr codec;
-  std::string_view algorithm;      // empty: auto
-  std::optional<View> residual;    // fp32; error feedback: added first, then overwritten with what was lost
-  int peer = -1;                   // broadcast: root; send, recv: the other rank
+  std::string_view algorithm;    // empty: auto
+  std::optional<View> residual;  // fp32; error feedback: added first, then overwritten with what was lost
+  int peer = -1;                 // broadcast: root; send, recv: the other rank
   uint32_t tag = 0;
   std::optional<double> timeout_s{};
 };

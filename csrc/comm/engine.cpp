@@ -72,7 +72,8 @@ void Engine::wake_worker() {
 void Engine::work_loop() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return stopping_ || (!driving_ && pending_.load(std::memory_order_relaxed)); });
+    changed_.wait(lock,
+                  [this] { return stopping_ || (!driving_ && pending_.load(std::memory_order_relaxed)); });
     if (stopping_) return;
     driving_ = true;
     lock.unlock();
@@ -198,9 +199,10 @@ void Engine::as_driver(F&& f) {
 }
 
 void Engine::abort(const std::string& reason) {
-  const Error error(ErrorKind::aborted, "the communicator was aborted on rank " + std::to_string(transport_->rank()) +
-                                            ": " + reason,
-                    {.rank = transport_->rank(), .peer = transport_->rank(), .host = transport_->host(transport_->rank())});
+  const Error error(
+      ErrorKind::aborted,
+      "the communicator was aborted on rank " + std::to_string(transport_->rank()) + ": " + reason,
+      {.rank = transport_->rank(), .peer = transport_->rank(), .host = transport_->host(transport_->rank())});
   {
     std::lock_guard lock(mutex_);
     if (broken_ || closed_) return;

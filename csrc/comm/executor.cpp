@@ -24,7 +24,8 @@ void Executor::begin(Transport& transport, Staging& staging, Trace& trace) {
   if (p.frame_store_bytes) frames_ = staging.frames(p.frame_store_bytes);
   if (p.copy_count)
     kernels().copy(static_cast<const std::byte*>(buffers_.in) + p.copy_in_offset * element,
-                   static_cast<std::byte*>(buffers_.out) + p.copy_out_offset * element, p.copy_count * element);
+                   static_cast<std::byte*>(buffers_.out) + p.copy_out_offset * element,
+                   p.copy_count * element);
   // Alone, nothing is encoded; what an earlier, larger world left in the residual is paid out.
   if (p.size == 1 && buffers_.residual && p.operation.count) {
     std::vector<float> sum(p.operation.count);
@@ -208,7 +209,8 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
     codec.decode(frames_ + u.slot, u.count, scratch_);
     k.store(dtype, scratch_, 1.0f, output(u), u.count);
   } else {
-    if (loss && u.from_input && !u.own_frame) std::fill_n(loss, u.count, 0.0f);  // paid out above, nothing lost
+    if (loss && u.from_input && !u.own_frame)
+      std::fill_n(loss, u.count, 0.0f);  // paid out above, nothing lost
     k.store(dtype, scratch_, scale, output(u), u.count);
   }
 }
@@ -237,16 +239,17 @@ void Executor::mismatch(int peer, const std::byte* got, const std::byte* expecte
       if (a.id == h.algorithm) algorithm = a.name;
     return gw::describe(h, name(static_cast<Collective>(h.collective)), algorithm);
   };
-  throw Error(ErrorKind::mismatch,
-              "ranks called different operations: rank " + std::to_string(plan_->rank) + " runs " + text(expected) +
-                  "; rank " + std::to_string(peer) + " (" + transport_->host(peer) + ") runs " + text(got) +
-                  ". Every rank must make the same calls in the same order with the same count, dtype, op and codec",
-              {.rank = plan_->rank,
-               .peer = peer,
-               .host = transport_->host(peer),
-               .op = std::string(name(plan_->operation.collective)),
-               .seq = seq_,
-               .step = step()});
+  throw Error(
+      ErrorKind::mismatch,
+      "ranks called different operations: rank " + std::to_string(plan_->rank) + " runs " + text(expected) +
+          "; rank " + std::to_string(peer) + " (" + transport_->host(peer) + ") runs " + text(got) +
+          ". Every rank must make the same calls in the same order with the same count, dtype, op and codec",
+      {.rank = plan_->rank,
+       .peer = peer,
+       .host = transport_->host(peer),
+       .op = std::string(name(plan_->operation.collective)),
+       .seq = seq_,
+       .step = step()});
 }
 
 const void* Executor::input(const Unit& u) const {
@@ -268,7 +271,8 @@ std::vector<int> Executor::waiting_for() const {
       const Unit& u = lane.receives[c.receives];
       for (uint32_t i = 0; i < u.peers; ++i) {
         const int peer = lane.peers[u.first_peer + i];
-        if (!transport_->channel(peer, lane.channel_lane).peek(kHeaderBytes + u.payload_bytes)) peers.push_back(peer);
+        if (!transport_->channel(peer, lane.channel_lane).peek(kHeaderBytes + u.payload_bytes))
+          peers.push_back(peer);
       }
     }
     if (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after)

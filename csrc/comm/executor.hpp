@@ -33,7 +33,7 @@ class Executor {
   const Plan& plan() const { return *plan_; }
   uint64_t seq() const { return seq_; }
   void set_seq(uint64_t seq) { seq_ = seq; }  // before begin(): this call's place in the order of calls
-  std::string describe() const;  // "all_reduce #12"
+  std::string describe() const;               // "all_reduce #12"
 
  private:
   struct Cursor {

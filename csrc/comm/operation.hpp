@@ -22,9 +22,9 @@ struct Operation {
   // all_reduce, broadcast, send, recv: elements of the array. reduce_scatter, all_gather, all_to_all: elements of one
   // rank's share (the larger array has size times as many).
   size_t count = 0;
-  CodecPtr codec;  // null: the array's own bytes
+  CodecPtr codec;              // null: the array's own bytes
   std::string_view algorithm;  // points into the registry; empty for send and recv
-  int peer = -1;   // broadcast: root; send, recv: the other rank
+  int peer = -1;               // broadcast: root; send, recv: the other rank
   uint32_t tag = 0;
   bool in_place = true;
   bool with_residual = false;

@@ -16,10 +16,10 @@ constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; 
 // ---- geometry: chunks and segments in memory --------------------------------------------------------------------
 
 struct Geometry {
-  size_t chunk_elements = 0;    // of every chunk but the last ones
+  size_t chunk_elements = 0;  // of every chunk but the last ones
   size_t segment_elements = 1;
-  size_t total = 0;             // all chunks
-  bool shares = false;          // chunk c is exactly rank c's share
+  size_t total = 0;     // all chunks
+  bool shares = false;  // chunk c is exactly rank c's share
 
   size_t begin(int chunk) const { return std::min(total, static_cast<size_t>(chunk) * chunk_elements); }
   size_t length(int chunk) const { return begin(chunk + 1) - begin(chunk); }
@@ -29,7 +29,8 @@ struct Geometry {
   }
 };
 
-Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings, bool p2p) {
+Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings,
+                       bool p2p) {
   const size_t element = size_of(op.dtype);
   const size_t align = std::max(op.codec ? op.codec->block() : 1, 64 / element);
   Geometry g;
@@ -67,8 +68,8 @@ bool later(const std::vector<Step>& steps, size_t from, int chunk, auto&& wanted
 // Walks one lane in order and decides, for each step, where this rank's value lies and who makes the frame.
 std::vector<StepRole> roles_of(const std::vector<Step>& steps, const Operation& op) {
   struct ChunkState {
-    bool touched = false;      // a receive has written it: the value is in `out`
-    bool frame_kept = false;   // the frame store holds the frame of the current value
+    bool touched = false;     // a receive has written it: the value is in `out`
+    bool frame_kept = false;  // the frame store holds the frame of the current value
   };
   std::map<int, ChunkState> chunks;
   std::vector<StepRole> roles;
@@ -181,8 +182,8 @@ struct LaneBuilder {
   }
 };
 
-FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t epoch, const PlanSettings& settings,
-                          const Geometry& g) {
+FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t epoch,
+                          const PlanSettings& settings, const Geometry& g) {
   FrameHeader h{};
   // Both ends of a point-to-point message describe it as a send.
   h.collective = static_cast<uint8_t>(op.collective == Collective::recv ? Collective::send : op.collective);
@@ -196,9 +197,10 @@ FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t ep
   // FNV-1a over what must agree but has no field of its own.
   const bool broadcast = op.collective == Collective::broadcast;
   uint32_t hash = 2166136261u;
-  for (size_t v : {g.segment_elements, settings.channel_bytes, static_cast<size_t>(broadcast ? op.peer + 1 : 0),
-                   static_cast<size_t>(op.tag)})
-    for (int byte = 0; byte < 8; ++byte) hash = (hash ^ static_cast<uint32_t>((v >> (8 * byte)) & 0xff)) * 16777619u;
+  for (size_t v : {g.segment_elements, settings.channel_bytes,
+                   static_cast<size_t>(broadcast ? op.peer + 1 : 0), static_cast<size_t>(op.tag)})
+    for (int byte = 0; byte < 8; ++byte)
+      hash = (hash ^ static_cast<uint32_t>((v >> (8 * byte)) & 0xff)) * 16777619u;
   h.config = hash;
   return h;
 }

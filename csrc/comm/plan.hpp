@@ -20,12 +20,13 @@ struct Unit {
   StepKind kind = StepKind::send;
   bool complete = false;
   bool from_input = false;  // this rank's value still lies in `in`, and its residual is not yet folded in
-  bool encode = false;      // send: this rank makes the frame. recv_reduce: it owns the chunk and makes the final frame
+  bool encode =
+      false;  // send: this rank makes the frame. recv_reduce: it owns the chunk and makes the final frame
   bool adopt = false;       // after encode, this rank's own value becomes what its peers will decode
   bool own_frame = false;   // recv_reduce: this rank's share was already sent; use what the peers decoded
   bool keep_frame = false;  // recv: a later send forwards the frame
   int step = 0;             // index into the lane's steps, for error messages
-  uint32_t first_peer = 0, peers = 0;  // into LanePlan::peers
+  uint32_t first_peer = 0, peers = 0;               // into LanePlan::peers
   size_t in_offset = 0, out_offset = 0, count = 0;  // elements
   size_t payload_bytes = 0;
   size_t slot = kNoSlot;  // where the frame is kept, bytes into the frame store
@@ -60,7 +61,7 @@ struct PlanSettings {
   size_t channel_bytes;
 };
 
-std::shared_ptr<const Plan> make_plan(const Operation& operation, const Schedule& schedule, uint8_t algorithm_id,
-                                      uint32_t epoch, const PlanSettings& settings);
+std::shared_ptr<const Plan> make_plan(const Operation& operation, const Schedule& schedule,
+                                      uint8_t algorithm_id, uint32_t epoch, const PlanSettings& settings);
 
 }  // namespace gw

@@ -60,10 +60,11 @@ void Watchdog::check_peers(std::span<Work* const> active) {
       const bool needed = std::ranges::find(peers, p) != peers.end();
       // Who left in peace may have done its part; who broke off leaves the group incomplete either way.
       if (state == PeerState::left && !needed) continue;
-      const char* how = state == PeerState::left ? " closed its communicator while " : " died or lost its connection during ";
+      const char* how = state == PeerState::left ? " closed its communicator while "
+                                                 : " died or lost its connection during ";
       throw Error(ErrorKind::peer_lost,
-                  "rank " + std::to_string(p) + " (" + transport_.host(p) + ")" + how + work->executor.describe() +
-                      (state == PeerState::left ? " still needed it" : ""),
+                  "rank " + std::to_string(p) + " (" + transport_.host(p) + ")" + how +
+                      work->executor.describe() + (state == PeerState::left ? " still needed it" : ""),
                   context(*work, p));
     }
   }
@@ -93,7 +94,8 @@ int Watchdog::culprit(const std::vector<int>& waiting_for) const {
   for (int first : waiting_for) {
     // Whoever I wait for may itself be waiting; a chain is at most size long.
     int p = first;
-    for (int hops = 0; hops < transport_.size() && p >= 0 && p < transport_.size() && p != transport_.rank(); ++hops) {
+    for (int hops = 0; hops < transport_.size() && p >= 0 && p < transport_.size() && p != transport_.rank();
+         ++hops) {
       if (silent(p)) return p;
       p = answers_[static_cast<size_t>(p)].waiting_for;
     }
@@ -115,7 +117,8 @@ void Watchdog::time_out(const Work& work) {
                                    : "answers, but is at operation #" + std::to_string(answer.seq) +
                                          " and sends nothing: a link may be dropping data, or it is slow";
   }
-  throw Error(ErrorKind::timeout, text + ". If the work is merely slow, pass a larger timeout", context(work, p));
+  throw Error(ErrorKind::timeout, text + ". If the work is merely slow, pass a larger timeout",
+              context(work, p));
 }
 
 void Watchdog::announce(const Error& error) {
@@ -124,7 +127,10 @@ void Watchdog::announce(const Error& error) {
   if (error.kind() == ErrorKind::closed) return;  // the transport's goodbye says it
   for (int p = 0; p < transport_.size(); ++p)
     if (p != transport_.rank())
-      send(p, {.type = NoticeType::abort, .kind = error.kind(), .context = error.context(), .text = error.what()});
+      send(p, {.type = NoticeType::abort,
+               .kind = error.kind(),
+               .context = error.context(),
+               .text = error.what()});
 }
 
 void Watchdog::send(int peer, Notice notice) {

@@ -39,7 +39,7 @@ class Watchdog {
   };
   Transport& transport_;
   uint32_t epoch_;
-  uint32_t nonce_ = 0;          // of the question asked last
+  uint32_t nonce_ = 0;                         // of the question asked last
   std::pair<int, uint64_t> asked_for_{-1, 0};  // (stream, seq)
   std::vector<Answer> answers_;
   bool announced_ = false;

@@ -10,9 +10,9 @@ void Work::wait(std::optional<Deadline> until) {
     changed_.wait(lock, is_done);  // bounded: the driving thread enforces the operation's own deadline
   } else if (!changed_.wait_until(lock, until->at(), is_done)) {
     const Operation& op = executor.plan().operation;
-    throw Error(ErrorKind::timeout,
-                executor.describe() + " is not done yet; it goes on, and can be waited for again",
-                {.rank = executor.plan().rank, .op = std::string(name(op.collective)), .seq = executor.seq()});
+    throw Error(
+        ErrorKind::timeout, executor.describe() + " is not done yet; it goes on, and can be waited for again",
+        {.rank = executor.plan().rank, .op = std::string(name(op.collective)), .seq = executor.seq()});
   }
   if (error_) throw *error_;
 }

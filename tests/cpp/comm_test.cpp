@@ -54,17 +54,24 @@ void run_endpoints(int size, const char* transport, const RankFunction& f) {
   std::vector<std::unique_ptr<Endpoint>> endpoints;
   std::vector<std::string> blobs;
   for (int r = 0; r < size; ++r) {
-    endpoints.push_back(std::make_unique<Endpoint>(EndpointOptions{
-        .rank = r, .size = size, .epoch = 0, .secret = std::string(32, 's'), .address = "127.0.0.1", .config = config}));
+    endpoints.push_back(std::make_unique<Endpoint>(EndpointOptions{.rank = r,
+                                                                   .size = size,
+                                                                   .epoch = 0,
+                                                                   .secret = std::string(32, 's'),
+                                                                   .address = "127.0.0.1",
+                                                                   .config = config}));
     blobs.push_back(endpoints.back()->blob());
   }
-  run_with(size, [&](int r) { return endpoints[static_cast<size_t>(r)]->connect(blobs, Deadline::after_seconds(20)); },
-           f, config);
+  run_with(
+      size,
+      [&](int r) { return endpoints[static_cast<size_t>(r)]->connect(blobs, Deadline::after_seconds(20)); },
+      f, config);
 }
 
 View view(std::vector<float>& v) { return {.data = v.data(), .count = v.size(), .dtype = DType::f32}; }
 
-void call(Communicator& c, Collective collective, std::vector<float>& in, std::vector<float>& out, CallOptions o = {}) {
+void call(Communicator& c, Collective collective, std::vector<float>& in, std::vector<float>& out,
+          CallOptions o = {}) {
   Work work = c.prepare(collective, view(in), view(out), o);
   c.engine().run(work);
 }
