@@ -1,7 +1,7 @@
 // bf16 and fp16: each value rounded to nearest even to 16 bits, as the IEEE conversion does: what is too large becomes
 // Inf (fp16: from 65520), NaN stays NaN.
-// Error bound of a finite result: |x - decoded| <= 2^-9 |x| (bf16), 2^-11 |x| + 2^-25 (fp16); for tiny bf16 values
-// half a unit of the smallest subnormal, 2^-134.
+// Error bound of a finite result: |x - decoded| <= 2^-8 |x| + 2^-134 (bf16), 2^-11 |x| + 2^-25 (fp16); the second term
+// is half a unit of the smallest subnormal.
 #pragma once
 #include "codec/codec_entry.hpp"
 

@@ -1,5 +1,5 @@
 // int4: signed-max blocks of 4-bit codes (quant.hpp); 4.5 bits an element at the default block of 32.
-// Error bound of a block: max|x| 2^-3 (1 + 2^-7) at most, half of it but at the clamped end.
+// Error bound of a block: max|x| (2^-3 + 2^-8).
 #pragma once
 #include "codec/quant.hpp"
 

@@ -1,5 +1,5 @@
 // int8: signed-max blocks of 8-bit codes (quant.hpp); 8.125 bits an element at the default block of 128.
-// Error bound of a block: max|x| 2^-7 (1 + 2^-7) at most, half of it but at the clamped end.
+// Error bound of a block: max|x| (2^-7 + 2^-8).
 #pragma once
 #include "codec/quant.hpp"
 

@@ -2,18 +2,20 @@
 // so that the value m of largest magnitude (ties prefer the negative one) lands on the code -2^(b-1), the one that a
 // symmetric quantiser wastes:
 //
-//   d = m / -2^(b-1), rounded away from zero to bf16;  q = clamp(nearest(x / d), -2^(b-1), 2^(b-1) - 1);  x' = q d
+//   d = m / -2^(b-1), rounded to nearest even in bf16;  q = clamp(nearest(x / d), -2^(b-1), 2^(b-1) - 1);  x' = q d
 //
-// Rounding away keeps |m / d| <= 2^(b-1). q d has at most 8 + 8 significant bits: it is exact in fp32, so decode_add
-// and the loss round once, with or without fused multiply-add. The block statistic is an integer maximum, which
-// gives the same answer in every order of evaluation.
+// |m / d| lies within 2^(b-1) (1 -+ 2^-8), so m itself gets the code -2^(b-1). (Rounding d away from zero instead costs
+// 1.2 % more error at int8, block 32, as every step is too wide: 0.543 % against 0.537 % on 2^20 values of N(0,1).)
+// q d has at most 8 + 8 significant bits: it is exact in fp32, so decode_add and the loss round once, with or without
+// fused multiply-add. The block statistic is an integer maximum, which gives the same answer in every order.
 //
 // Special blocks: a NaN or Inf inside makes d NaN and so the whole decoded block NaN, with loss 0. |d| below the
 // smallest normal fp32 becomes 0: the block decodes to zeros and the loss keeps all of x. d is held below the value
 // at which 2^(b-1) d would overflow, so blocks of finite values decode to finite values.
 //
-// Error bound: |x - x'| <= |d|, and <= |d| / 2 unless x / d rounds to 2^(b-1); |d| <= max|x| 2^(1-b) (1 + 2^-7), except
-// where d was held, where 2^(b-1) d is within 2^-7 of max|x|. In blocks with d = 0, |x| <= 2^(b-127).
+// Error bound of a finite block: |x - x'| <= max|x| (2^(1-b) + 2^-8), reached by values opposite to m that are held to
+// the code 2^(b-1) - 1; all others stay within |d| / 2 or within 2^-8 max|x|. Never more than |x|: a contraction.
+// In blocks with d = 0, |x| <= 2^(b-127).
 #pragma once
 #include <string>
 
@@ -41,8 +43,8 @@ GW_INLINE Scale scale_of(uint32_t stat) {
   const uint32_t exact = bits_of(m * (-1.0f / (1 << (Bits - 1))));
   if ((exact & 0x7fffffffu) < 0x00800000u) return {0, 0.0f, 0.0f};
   constexpr uint32_t kLargest = 0x7f7f0000u - (uint32_t{Bits - 1} << 23);
-  const uint32_t away = ((exact & 0x7fffffffu) + 0xffffu) & 0xffff0000u;
-  const uint32_t bits = (exact & 0x80000000u) | min_of(away, kLargest);
+  const uint32_t nearest = ((exact & 0x7fffffffu) + 0x7fffu + ((exact >> 16) & 1u)) & 0xffff0000u;
+  const uint32_t bits = (exact & 0x80000000u) | min_of(nearest, kLargest);
   return {static_cast<uint16_t>(bits >> 16), float_of(bits), 1.0f / float_of(bits)};
 }
 

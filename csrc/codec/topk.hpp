@@ -9,7 +9,7 @@
 // Block: [k indices of 12 bits, packed in threes of bytes][k values: fp32, bf16, or an int8 scale and codes].
 //
 // Error bound: |x - x'|^2 <= (1 - k/4096) |x|^2 for fp32 values of a full block of finite values; a coded value adds
-// its own error: 2^-9 |x| (bf16), max|x| 2^-7 (1 + 2^-7) (int8).
+// its own error: 2^-8 |x| (bf16), max|x| (2^-7 + 2^-8) (int8).
 #pragma once
 #include "codec/quant.hpp"
 #include "codec/select.hpp"
