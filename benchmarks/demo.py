@@ -32,16 +32,27 @@ AGREE = 0.05  # share by which the kernel's byte count may differ from the repor
 Result = dict[str, Any]
 
 
-def launch(args: argparse.Namespace, runs: list[list[Any]], progress: Progress) -> tuple[dict[str, Any], list[Result]]:
+def launch(
+    args: argparse.Namespace, runs: list[list[Any]], progress: Progress
+) -> tuple[dict[str, Any], list[Result]]:
     """Starts the ranks, moves the bars, and returns (what the text was, one result per training)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.ranks)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(args.ranks),
+    ]
     command += [str(HERE / "demo_worker.py"), "--runs", json.dumps(runs), "--seeds", json.dumps(args.seeds)]
     command += ["--steps", str(args.steps), "--batch", str(args.batch), "--every", str(args.every)]
     bars = {name: progress.add_task(name, total=args.steps * len(args.seeds), loss="") for name, _, _ in runs}
     text: dict[str, Any] = {}
     results: list[Result] = []
     env = {"OMP_NUM_THREADS": "1", **os.environ}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as ranks:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    ) as ranks:
         other = []
         try:
             assert ranks.stdout is not None
@@ -84,7 +95,7 @@ def table_of(by_codec: dict[str, list[Result]]) -> Table:
             f"{results[0]['ratio']:.1f}x",
             spread([r["step_s"] * 1e3 for r in results], ".1f"),
             spread([r["exposed_s"] * 1e3 for r in results], ".1f"),
-            f"{sum(r['kernel_bytes_all_ranks'] for r in results) / sum(r['reported_bytes_all_ranks'] for r in results):.4f}",
+            f"{mean(r['kernel_bytes_all_ranks'] / r['reported_bytes_all_ranks'] for r in results):.4f}",
         )
     return table
 
@@ -130,14 +141,20 @@ def problems(by_codec: dict[str, list[Result]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="4 ranks, 3 seeds, 600 steps unless given otherwise")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="4 ranks, 3 seeds, 600 steps unless given otherwise"
+    )
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")])
     parser.add_argument("--batch", type=int, default=8, help="windows of 128 bytes per rank and step")
     parser.add_argument("--codecs", default="int8,int4,topk", help="beside dense")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the PNG and the JSON lines")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results", help="folder of the PNG and the JSON lines"
+    )
     args = parser.parse_args()
     args.ranks = args.ranks or (4 if args.full else 2)
     args.steps = args.steps or (600 if args.full else 120)
@@ -149,7 +166,9 @@ def main() -> int:
     console = Console()
     columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     begin = time.monotonic()
-    with Progress(*columns, TextColumn("loss {task.fields[loss]}"), console=console, refresh_per_second=2) as progress:
+    with Progress(
+        *columns, TextColumn("loss {task.fields[loss]}"), console=console, refresh_per_second=2
+    ) as progress:
         text, results = launch(args, runs, progress)
     by_codec: dict[str, list[Result]] = defaultdict(list)
     for r in results:
@@ -161,11 +180,13 @@ def main() -> int:
     command = shlex.join(["python", "benchmarks/demo.py", *sys.argv[1:]])
     console.print(
         f"\ntext: {text['files']} files of the standard library, every 20th held out, list {text['text']} "
-        f"({text['train_bytes']:,} + {text['held_out_bytes']:,} bytes)\nmeasured on {where}\n{setup}\n{command}\n"
+        f"({text['train_bytes']:,} + {text['held_out_bytes']:,} bytes)\n"
+        f"measured on {where}\n{setup}\n{command}\n"
     )
     console.print(table_of(by_codec))
     for name, of_codec in by_codec.items():
-        console.print(f"{name}: parameters of all {args.ranks} ranks hash to {', '.join(r['hashes'][0] for r in of_codec)}")
+        hashes = ", ".join(r["hashes"][0] for r in of_codec)
+        console.print(f"{name}: parameters of all {args.ranks} ranks hash to {hashes}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     picture, lines = args.out / "demo.png", args.out / "demo.jsonl"

@@ -1,8 +1,8 @@
-"""The ranks of demo.py: one process trains with every codec in turn and reports JSON lines on rank 0's stdout.
+"""The ranks of demo.py: one process trains with every codec in turn and reports JSON lines on rank 0's
+stdout.
 
-Started by demo.py through torchrun. What a rank reports is measured there: bytes by gradwire's counters, and beside
-them by the kernel, from TCP_INFO of the sockets that gradwire opened.
-"""
+Started by demo.py through torchrun. What a rank reports is measured there: bytes by gradwire's counters,
+and beside them by the kernel, from TCP_INFO of the sockets that gradwire opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from byte_gpt import ByteGPT, Text, held_out_loss
 from ddp_gpt import train
 
-_BYTES_ACKED = 120  # offset in struct tcp_info (linux/tcp.h, since 4.1): payload bytes the peer's kernel has acknowledged
+# Offset in struct tcp_info (linux/tcp.h, since 4.1): payload bytes that the peer's kernel has acknowledged.
+_BYTES_ACKED = 120
 
 
 def tcp_sockets() -> dict[int, socket.socket]:
@@ -47,7 +48,9 @@ def tcp_sockets() -> dict[int, socket.socket]:
 
 def acked(sockets: dict[int, socket.socket]) -> int:
     infos = [s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256) for s in sockets.values()]
-    return sum(struct.unpack_from("Q", info, _BYTES_ACKED)[0] for info in infos if len(info) >= _BYTES_ACKED + 8)
+    return sum(
+        struct.unpack_from("Q", info, _BYTES_ACKED)[0] for info in infos if len(info) >= _BYTES_ACKED + 8
+    )
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -63,13 +66,18 @@ def total(x: float) -> float:
     return t.item()
 
 
-def one_training(args: argparse.Namespace, text: Text, name: str, codec: str | None, warmup: int, seed: int) -> dict[str, Any]:
+def one_training(
+    args: argparse.Namespace, text: Text, run: tuple[str, str | None, int], seed: int
+) -> dict[str, Any]:
     """A fresh model from `seed`, trained with one codec. The clock stands still during evaluations."""
+    name, codec, warmup = run
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(seed)
     ddp = DistributedDataParallel(ByteGPT(args.width, args.layers), bucket_cap_mb=args.bucket_mb)
     others = set(tcp_sockets())
-    handle = gradwire.torch.attach(ddp, codec=codec, warmup_steps=warmup, transport="tcp", min_numel=args.min_numel)
+    handle = gradwire.torch.attach(
+        ddp, codec=codec, warmup_steps=warmup, transport="tcp", min_numel=args.min_numel
+    )
     wires = {inode: s for inode, s in tcp_sockets().items() if inode not in others}
     before = acked(wires)
 
@@ -82,7 +90,9 @@ def one_training(args: argparse.Namespace, text: Text, name: str, codec: str | N
         exposed += stats.last_exposed_s
         seconds += steps_s[-1]
         if step % args.every == 0 or step == args.steps:
-            curve.append({"step": step, "loss": held_out_loss(ddp.module, text, 64), "bytes": sent, "seconds": seconds})
+            curve.append(
+                {"step": step, "loss": held_out_loss(ddp.module, text, 64), "bytes": sent, "seconds": seconds}
+            )
         if rank == 0:
             print(json.dumps({"at": name, "seed": seed, "step": step, "loss": loss}), flush=True)
         begin = time.perf_counter()
@@ -119,9 +129,18 @@ def one_training(args: argparse.Namespace, text: Text, name: str, codec: str | N
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=json.loads, required=True, help='[[name, codec or null, warm-up steps], ...]')
+    parser.add_argument(
+        "--runs", type=json.loads, required=True, help="[[name, codec or null, warm-up steps], ...]"
+    )
     parser.add_argument("--seeds", type=json.loads, default=[0])
-    for name, default in (("steps", 120), ("batch", 8), ("every", 10), ("width", 128), ("layers", 4), ("min-numel", 1024)):
+    for name, default in (
+        ("steps", 120),
+        ("batch", 8),
+        ("every", 10),
+        ("width", 128),
+        ("layers", 4),
+        ("min-numel", 1024),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--bucket-mb", type=float, default=1.0)
     args = parser.parse_args()
@@ -132,8 +151,8 @@ def main() -> None:
         sizes = {"files": text.files, "train_bytes": len(text.train), "held_out_bytes": len(text.held_out)}
         print(json.dumps({"text": text.digest, **sizes}), flush=True)
     for seed in args.seeds:
-        for name, codec, warmup in args.runs:
-            result = one_training(args, text, name, codec, warmup, seed)
+        for run in args.runs:
+            result = one_training(args, text, run, seed)
             if dist.get_rank() == 0:
                 print(json.dumps({"result": result}), flush=True)
     dist.destroy_process_group()

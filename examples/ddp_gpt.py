@@ -23,7 +23,9 @@ def train(ddp: DistributedDataParallel, text: Text, steps: int, seed: int, batch
     optimizer = torch.optim.AdamW(ddp.parameters(), lr=3e-3, weight_decay=0.01)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min((step + 1) / 10, 1.0, 1.1 - step / steps)  # up in 10 steps, then down to a tenth
+            group["lr"] = 3e-3 * min(
+                (step + 1) / 10, 1.0, 1.1 - step / steps
+            )  # up in 10 steps, then down to a tenth
         x, y = text.batch(seed, step, dist.get_rank(), batch, model.context)
         optimizer.zero_grad()
         loss = ddp(x, y)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 import torch
+
 from gradwire.errors import ArgumentError
 
 from .plan import Policy

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradwire.communicator import Communicator
-
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
 from gradwire import init
 from gradwire.codecs import Codec
+from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
-from torch.nn.parallel import DistributedDataParallel
 
 from . import trace as chrome
 from .hook import all_reduce_hook
@@ -155,5 +155,5 @@ def _communicator(group: dist.ProcessGroup, options: dict[str, Any]) -> Communic
     name = group.group_name
     _attached[name] = _attached.get(name, 0) + 1
     store = dist.distributed_c10d._get_process_group_store(group)
-    store = dist.PrefixStore(f"gradwire/ddp/{name}/{_attached[name]}", store)
+    store = dist.distributed_c10d.PrefixStore(f"gradwire/ddp/{name}/{_attached[name]}", store)
     return init(rank=dist.get_rank(group), size=dist.get_world_size(group), store=store, **options)

@@ -11,7 +11,10 @@ import torch.distributed as dist
 from .state import HookState
 
 
-def all_reduce_hook(state: HookState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def all_reduce_hook(
+    state: HookState,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch's stubs lack it
+) -> torch.futures.Future[torch.Tensor]:
     """Averages the bucket over the ranks of `state.comm`, in place, coded as `state` says.
 
     >>> state = gradwire.torch.HookState(comm, "int8")                  # doctest: +SKIP

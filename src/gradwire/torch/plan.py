@@ -77,7 +77,10 @@ class BucketPlan:
         flat.index_fill_(0, self.holes, 0)
         return self.pack
 
-    def put_holes(self, flat: torch.Tensor) -> None:
+    def restore(self, flat: torch.Tensor, held: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """After the operations: puts back what `take_holes` and `hold_silent` took out."""
+        for slice_, kept in held:
+            slice_.add_(kept)
         if self.holes is None or self.pack is None:
             return
         flat.index_copy_(0, self.holes, self.pack)
@@ -104,8 +107,3 @@ class BucketPlan:
                 held.append((slice_, slice_.clone()))
                 slice_.zero_()
         return held
-
-    @staticmethod
-    def release(held: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for slice_, kept in held:
-            slice_.add_(kept)

@@ -8,6 +8,7 @@ a steady step copies nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,4 +47,5 @@ class Residuals:
 
     def norm(self) -> float:
         """L2 norm over everything held."""
-        return sum(float(home.double().square().sum()) for _, home in self._homes.values()) ** 0.5
+        squares = [float(home.double().square().sum()) for _, home in self._homes.values()]
+        return math.sqrt(sum(squares))

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union, cast
 
-from gradwire.communicator import Communicator
-
 import torch
 import torch.distributed as dist
+
 from gradwire.codecs import Codec
 from gradwire.codecs import codec as make_codec
+from gradwire.communicator import Communicator
 
 from .checkpoint import Checkpoint, clean_name
 from .plan import BucketPlan, Policy
@@ -30,7 +30,7 @@ from .trace import HookTrace
 # With torch._dynamo.config.optimize_ddp = "python_reducer" DDP has no buckets: it calls the hook with
 # (gradient, parameter), once a parameter, ignores what is returned and expects the gradient to have changed
 # in place.
-Bucket = Union[dist.GradBucket, tuple[torch.Tensor, torch.Tensor]]
+Bucket = Union["dist.GradBucket", tuple[torch.Tensor, torch.Tensor]]  # type: ignore[name-defined]
 
 
 class HookState:
@@ -150,7 +150,7 @@ class HookState:
             return
         held = plan.hold_silent(flat)
         pack = plan.take_holes(flat)
-        pending.unpack = lambda: (plan.release(held), plan.put_holes(flat))
+        pending.unpack = lambda: plan.restore(flat, held)
         if pack is not None:
             pending.works.append(self._all_reduce(pack, None, None))
         pending.works.append(self._all_reduce(flat, codec, plan.residual))
@@ -203,7 +203,7 @@ class HookState:
     def _raise_after_backward(self) -> bool:
         """False outside of backward. Callbacks run in order: one queued by ours comes after DDP's final
         one."""
-        queue = torch.autograd.Variable._execution_engine.queue_callback  # type: ignore[attr-defined]
+        queue = torch.autograd.Variable._execution_engine.queue_callback
         try:
             queue(lambda: queue(self._after_backward))
         except RuntimeError:

@@ -1,0 +1,69 @@
+"""Runs a file of checks on real ranks: one process per rank, gloo for torch, gradwire beside it.
+
+A check is a function `check_...(ctx)` that every rank calls in the same order; they share a launch because
+importing torch costs more than most of them. Every launch has a deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def names(module: str) -> list[str]:
+    """The checks of a file, without importing it (it imports torch)."""
+    lines = (HERE / f"{module}.py").read_text(encoding="utf-8").splitlines()
+    return [line[4 : line.index("(")] for line in lines if line.startswith("def check_")]
+
+
+def run(
+    module: str, size: int, deadline_s: float, *args: str, tolerate: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """{check: {rank: "ok" or a traceback}}. Ranks in `tolerate` may die; they are missing from the answer."""
+    with tempfile.TemporaryDirectory(prefix="gradwire-ranks-") as folder:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        command = [sys.executable, str(HERE / "rank_main.py"), module, folder, str(size)]
+        logs = [open(Path(folder) / f"log{r}", "wb") for r in range(size)]  # noqa: SIM115
+        ranks = [
+            subprocess.Popen([*command, str(r), *args], env=env, stdout=logs[r], stderr=subprocess.STDOUT)
+            for r in range(size)
+        ]
+        end = time.monotonic() + deadline_s
+        try:
+            for p in ranks:
+                p.wait(timeout=max(0.1, end - time.monotonic()))
+            late = ""
+        except subprocess.TimeoutExpired:
+            late = f"not done after {deadline_s} s; "
+        finally:
+            for p in ranks:
+                p.kill()
+                p.wait()
+            for log in logs:
+                log.close()
+        answers: dict[str, Any] = {}
+        for r, p in enumerate(ranks):
+            if r in tolerate:
+                continue
+            lines = (Path(folder) / f"log{r}").read_text(errors="replace")
+            done = Path(folder) / f"done{r}"
+            reported = [json.loads(x) for x in done.read_text().splitlines()] if done.exists() else []
+            for name, outcome in reported:
+                answers.setdefault(name, {})[r] = outcome
+            for name in names(module):
+                answers.setdefault(name, {}).setdefault(
+                    r, f"{late}exit {p.returncode}, not reached\n{lines[-3000:]}"
+                )
+        return answers
+
+
+def assert_ok(answer: dict[int, str]) -> None:
+    bad = {rank: text for rank, text in answer.items() if text != "ok"}
+    assert not bad, "\n".join(f"--- rank {rank}\n{text}" for rank, text in bad.items())

@@ -1,0 +1,34 @@
+"""The DDP hook on real processes. One launch per file of checks; every check is a test of its own here."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import ranks
+
+pytest.importorskip("torch")
+
+DEADLINE_S = 110.0
+
+
+@functools.cache
+def answers(module: str, size: int) -> Any:
+    killed = (2,) if module == "checks_three" else ()
+    return ranks.run(module, size, DEADLINE_S, tolerate=killed)
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_modes"))
+def test_modes(check: str) -> None:
+    ranks.assert_ok(answers("checks_modes", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_hook"))
+def test_hook(check: str) -> None:
+    ranks.assert_ok(answers("checks_hook", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_three"))
+def test_three_ranks(check: str) -> None:
+    ranks.assert_ok(answers("checks_three", 3)[check])
