@@ -37,7 +37,12 @@ void register_config(py::module_& m) {
 
 std::unique_ptr<Endpoint> make_endpoint(int rank, int size, uint32_t epoch, const py::bytes& secret,
                                         const std::string& address, const Config& config) {
-  EndpointOptions options{rank, size, epoch, secret, address, config};
+  // so that Ctrl-C ends the wait for ranks that never come
+  const auto idle = [] {
+    py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  };
+  EndpointOptions options{rank, size, epoch, secret, address, config, idle};
   py::gil_scoped_release release;
   return std::make_unique<Endpoint>(std::move(options));
 }

@@ -121,7 +121,7 @@ std::unique_ptr<Transport> Endpoint::connect(const std::vector<std::string>& blo
   // Peers' shared memory is mapped before anyone is told so: a peer closes its file when it has heard from all.
   for (size_t p = 0; p < blobs.size(); ++p)
     if (parsed[p].rank != self.mine.rank) pairs[p] = self.make_pair(parsed[p], *counters);
-  Rendezvous(self.mine, self.options.secret, pairs, self.listener.get()).run(deadline);
+  Rendezvous(self.mine, self.options.secret, pairs, self.listener.get()).run(deadline, self.options.idle);
   self.listener.reset();
   return std::make_unique<PerPeerTransport>(std::move(counters), self.mine, std::move(self.segment), pairs);
 }

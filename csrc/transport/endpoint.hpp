@@ -5,6 +5,7 @@
 // Host identity is read from the kernel (boot id, network and pid namespace), put into the blob, and compared; no
 // environment variable is trusted for it.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ struct EndpointOptions {
   std::string secret;   // shared by the job (from the store); a connection that does not know it is refused
   std::string address;  // numeric IPv4 or IPv6 address to listen on and to give to peers
   Config config;
+  // Called now and then while connect() waits, on its thread; may throw to end the wait (an interrupt, say).
+  std::function<void()> idle = {};
 };
 
 class Endpoint {

@@ -1,5 +1,7 @@
 #include "transport/per_peer.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "base/error.hpp"
@@ -13,7 +15,7 @@ namespace {
 constexpr auto kMixedSlice = std::chrono::microseconds(200);
 // Nobody rings when a peer dies: the caller has to look at the control connections now and then.
 constexpr auto kBellSlice = std::chrono::milliseconds(50);
-// A broken data connection may be the end of a peer whose goodbye is still on its way on the control connection.
+// A broken data connection, or a process that has ended, may be the end of a peer whose goodbye is still on its way on the control connection.
 constexpr auto kGoodbyeTime = std::chrono::seconds(1);
 constexpr auto kLinger = std::chrono::seconds(1);
 
@@ -23,6 +25,7 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
                                    std::unique_ptr<Segment> segment,
                                    std::vector<std::unique_ptr<Pair>>& pairs)
     : rank_(mine.rank),
+      process_(::getpid()),
       counters_(std::move(counters)),
       segment_(std::move(segment)),
       own_bell_(segment_ ? nullptr : std::make_unique<Doorbell>()),
@@ -115,7 +118,9 @@ PeerState PerPeerTransport::peer_state(int p) {
   if (of.control->left()) return PeerState::left;
   if (of.control->broken()) return PeerState::lost;
   const auto broken = [](const auto& channel) { return channel->broken(); };
-  if (std::none_of(of.channels.begin(), of.channels.end(), broken)) return PeerState::alive;
+  const bool suspect =
+      std::any_of(of.channels.begin(), of.channels.end(), broken) || (of.segment && of.segment->owner_died());
+  if (!suspect) return PeerState::alive;
   const auto now = Deadline::Clock::now();
   if (of.broken_since == Deadline::Clock::time_point{}) of.broken_since = now;
   return now - of.broken_since < kGoodbyeTime ? PeerState::alive : PeerState::lost;
@@ -162,6 +167,8 @@ bool PerPeerTransport::flush(Deadline until) {
 void PerPeerTransport::close() {
   if (closed_) return;
   closed_ = true;
+  // A forked child holds copies of the sockets; the goodbye is not its to say.
+  if (::getpid() != process_) return;
   const Deadline until = Deadline::after(kLinger);
   flush(until);
   // Goodbye travels on a connection of its own; it must not overtake the last message on another.

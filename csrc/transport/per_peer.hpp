@@ -1,5 +1,7 @@
 // The transport of a job: to each peer the best kind that both ends can use, and one control connection.
 #pragma once
+#include <sys/types.h>
+
 #include <memory>
 #include <vector>
 
@@ -40,7 +42,7 @@ class PerPeerTransport final : public Transport {
     std::unique_ptr<PeerSegment> segment;
     std::unique_ptr<ControlLink> control;
     std::array<std::unique_ptr<LinkChannel>, kLanes> channels;
-    Deadline::Clock::time_point broken_since{};  // of a data connection; the epoch: it is not
+    Deadline::Clock::time_point broken_since{};  // first suspicion, see peer_state()
   };
   Peer& peer(int p);
   bool news();
@@ -51,6 +53,7 @@ class PerPeerTransport final : public Transport {
   bool flush(Deadline until);
 
   const int rank_;
+  const pid_t process_;
   int ranks_on_this_host_ = 1;
   std::unique_ptr<AtomicCounters> counters_;
   std::unique_ptr<Segment> segment_;    // null: no shared memory

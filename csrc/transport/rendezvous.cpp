@@ -17,6 +17,7 @@ namespace {
 constexpr auto kHelloTime = std::chrono::seconds(2);
 // Connections that have not spoken yet. More wait in the kernel's queue until these are served or thrown out.
 constexpr size_t kMaxIncoming = 256;
+constexpr auto kIdleTime = std::chrono::milliseconds(100);
 constexpr auto kLongestPause = std::chrono::milliseconds(200);
 
 // Reads what is missing of a Hello. 1: complete, 0: not yet, -1: the connection is gone.
@@ -55,7 +56,7 @@ Rendezvous::Rendezvous(const Blob& mine, std::string secret, std::vector<std::un
       listener_(listener),
       problems_(pairs.size(), "it has not connected to this rank") {}
 
-void Rendezvous::run(Deadline deadline) {
+void Rendezvous::run(Deadline deadline, const std::function<void()>& idle) {
   for (int peer = 0; peer < mine_.rank; ++peer) outgoing_.push_back({peer, kControlLane, 0});
   const auto all_complete = [&] {
     return std::all_of(pairs_.begin(), pairs_.end(), [&](const auto& p) { return !p || complete(*p); });
@@ -69,12 +70,13 @@ void Rendezvous::run(Deadline deadline) {
     if (all_complete()) return;
     if (deadline.passed()) fail_missing();
     wait(deadline);
+    if (idle) idle();
   }
 }
 
 void Rendezvous::wait(Deadline deadline) {
   std::vector<pollfd> fds;
-  auto until = std::min(deadline.at(), Clock::now() + std::chrono::seconds(1));
+  auto until = std::min(deadline.at(), Clock::now() + kIdleTime);
   if (incoming_.size() < kMaxIncoming) fds.push_back({listener_, POLLIN, 0});
   for (const auto& i : incoming_) {
     fds.push_back({i.socket.get(), POLLIN, 0});

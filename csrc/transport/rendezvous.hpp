@@ -2,6 +2,7 @@
 // per pair, and as many data connections as the transport wants that both can use. One loop serves everything, so no
 // silent or hostile connection holds up another.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,8 +17,9 @@ class Rendezvous {
  public:
   // pairs[p] is null for this rank itself. The listener must be non-blocking.
   Rendezvous(const Blob& mine, std::string secret, std::vector<std::unique_ptr<Pair>>& pairs, int listener);
+  // `idle` (may be empty) is called between waits of at most 100 ms.
   // Fills kind, control and sockets of every pair, or throws Error(rendezvous) naming the ranks that are missing.
-  void run(Deadline deadline);
+  void run(Deadline deadline, const std::function<void()>& idle);
 
  private:
   using Clock = Deadline::Clock;

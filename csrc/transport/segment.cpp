@@ -1,7 +1,10 @@
 #include "transport/segment.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <new>
 
@@ -54,11 +57,20 @@ RingWriter Segment::writer(int peer, int lane) {
 }
 
 PeerSegment::PeerSegment(SegmentLayout layout, const Blob& peer)
-    : layout_(layout), file_(open_peer_file(peer, layout.bytes())), map_(file_.get(), layout.head_bytes()) {
+    : layout_(layout),
+      process_(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(peer.pid), 0))),
+      file_(open_peer_file(peer, layout.bytes())),
+      map_(file_.get(), layout.head_bytes()) {
   // The number may belong to another process's file by now.
   if (map_.head()->nonce != peer.nonce)
     throw Error(ErrorKind::rendezvous, "the shared memory of rank " + std::to_string(peer.rank) +
                                            " carries another nonce than it announced");
+}
+
+bool PeerSegment::owner_died() const {
+  pollfd fd{process_.get(), POLLIN, 0};
+  // an old kernel has no such descriptor: then only the control connection tells
+  return process_ && ::poll(&fd, 1, 0) > 0;
 }
 
 // Read-only: a bug on this side cannot spoil what the peer sends to us.

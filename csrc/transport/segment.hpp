@@ -72,11 +72,14 @@ class PeerSegment {
 
   void close_file() { file_.reset(); }  // once all rings are mapped
   Doorbell& bell() { return map_.head()->bell; }
+  // The process is gone. Its sockets need not be: children that it forked may hold them open.
+  bool owner_died() const;
   // The ring from that peer to rank `self`.
   RingReader reader(int self, int lane);
 
  private:
   SegmentLayout layout_;
+  FileDescriptor process_;  // opened before the nonce is compared: no other process can have taken the number
   FileDescriptor file_;
   SegmentMap map_;
   std::vector<MirrorMap> rings_;

@@ -175,6 +175,17 @@ TEST_CASE("ranks that do not come are named, within the deadline") {
   CHECK(error.find("rank 2 (") != std::string::npos);
 }
 
+TEST_CASE("a wait for ranks that do not come can be interrupted") {
+  gw::EndpointOptions impatient = options(0, 2);
+  int calls = 0;
+  impatient.idle = [&] {
+    if (++calls == 3) throw std::domain_error("interrupted");
+  };
+  gw::Endpoint endpoint(impatient), absent(options(1, 2));
+  CHECK_THROWS_AS(endpoint.connect({endpoint.blob(), absent.blob()}, gw::Deadline::after_seconds(20)),
+                  std::domain_error);
+}
+
 TEST_CASE("shm to another host is refused in words; auto takes TCP") {
   for (const char* transport : {"shm", "auto"}) {
     gw::Config config;

@@ -99,6 +99,25 @@ TEST_CASE("a killed process is lost at once; what it had sent can still be read"
   }
 }
 
+TEST_CASE("a killed process is lost even if a child it forked holds its sockets open") {
+  Child child("shm", [](gw::Transport& t) {
+    if (::fork() == 0) {
+      t.close();  // in a forked child this says nothing to anybody
+      ::alarm(10);
+      for (;;) ::pause();
+    }
+  });
+  gw::Transport& t = *child.transport;
+  gw::ControlMessage m;
+  CHECK(!t.control_receive(1, m));
+  CHECK(t.peer_state(1) == gw::PeerState::alive);
+  ::kill(child.pid, SIGKILL);
+  const auto start = std::chrono::steady_clock::now();
+  await(t, [&] { return t.control_receive(1, m), t.peer_state(1) != gw::PeerState::alive; });
+  CHECK(t.peer_state(1) == gw::PeerState::lost);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+}
+
 TEST_CASE("shared memory has no name in /dev/shm") {
   // What both processes have mapped, and not what lies in the folder: others use that, too.
   const auto mapped = [](pid_t pid, const char* what) {

@@ -32,7 +32,7 @@ inline void run_ranks(int n, const std::function<void(int)>& body) {
 }
 
 inline gw::EndpointOptions options(int rank, int size, const gw::Config& config = {}) {
-  return {rank, size, 7, std::string(32, 's'), "127.0.0.1", config};
+  return {rank, size, 7, std::string(32, 's'), "127.0.0.1", config, {}};
 }
 
 inline Transports connect_all(std::vector<std::unique_ptr<gw::Endpoint>>& endpoints) {
