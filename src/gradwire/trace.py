@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 class TraceEvent(NamedTuple):
     """One span. Times are seconds on time.monotonic's clock, which all processes of a host share.
 
-    name: "operation", or a step of one; seq: number of the operation; peer, chunk, segment: -1 where they do
-    not apply.
+    name: a collective ("all_reduce"), or a step of one ("encode+send", "send", "reduce", "recv"). seq: number
+    of the operation. peer, chunk, segment: of a step; -1 for the operation itself.
 
     >>> import gradwire, numpy as np
     >>> comm = gradwire.init(rank=0, size=1)
@@ -41,7 +41,7 @@ def chrome_events(events: Iterable[TraceEvent], rank: int) -> list[dict[str, Any
     for e in events:
         common = {"name": e.name, "pid": rank, "tid": 0}
         args = {"op": e.seq, "bytes": e.bytes, "peer": e.peer, "chunk": e.chunk, "segment": e.segment}
-        if e.name == "operation":
+        if e.chunk < 0:
             # Several operations are in flight at once: spans of one thread must nest, async spans need not.
             span = {**common, "cat": "operation", "id": e.seq}
             out.append({**span, "ph": "b", "ts": e.start_s * 1e6, "args": args})
