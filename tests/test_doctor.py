@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,9 @@ def test_a_setting_that_cannot_be_is_broken(
     assert found["settings"]["state"] == "broken" and "pigeon" in found["settings"]["found"]
 
 
-def test_a_wrong_sum_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_sum_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     right = gradwire.Communicator.all_reduce
 
     def wrong(self: gradwire.Communicator, x: Any, *rest: Any, **more: Any) -> Any:
@@ -98,7 +101,7 @@ def test_a_wrong_sum_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         return x
 
     monkeypatch.setattr(gradwire.Communicator, "all_reduce", wrong)
-    assert trial.main("auto") == 1
+    assert trial.main("auto", str(tmp_path)) == 1
     assert "1 + 2 came out as 4" in capsys.readouterr().err
 
 
@@ -106,7 +109,7 @@ def test_a_codec_that_loses_too_much_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gradwire, "decode", lambda frame: np.zeros(1000, np.float32))
-    assert trial.main("codecs") == 1
+    assert trial.main("codecs", "") == 1
     assert "identity gives back 1 relative error" in capsys.readouterr().err
 
 

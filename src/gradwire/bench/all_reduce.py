@@ -105,6 +105,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument(
         "--rounds", type=positive, default=5, metavar="N", help="rounds over all entries (default 5)"
     )
+    how.add_argument("--no-bind", action="store_true", help="do not give every rank cores of its own")
     who = p.add_argument_group(
         "ranks", "Without these: those of torchrun, Open MPI or Slurm; without a launcher, 2."
     )
@@ -193,13 +194,18 @@ def run(args: argparse.Namespace) -> int:
 
 def run_rank(args: argparse.Namespace, comm: Communicator) -> int:
     """Measures as one rank of `comm`. Rank 0 reports. Returns the exit code."""
+    hosts = [host for _, host in comm.peers()]
+    neighbours, cores = hosts.count(hosts[comm.rank]), machine.cores()
+    share = machine.share_of_cores(
+        *((0, 1) if args.no_bind else (hosts[: comm.rank].count(hosts[comm.rank]), neighbours))
+    )
     own = [
         entries.Gradwire(comm, make_codec(spec), spec, algorithm)
         for spec in args.codec
         for algorithm in args.algorithm
     ]
     peers = [entries.PEERS[name](comm) for name in args.vs]
-    plan = measure.Plan(args.iters, args.warmup, args.rounds)
+    plan = measure.Plan(args.iters, args.warmup, args.rounds, neighbours > cores, share)
     bench = measure.Bench(comm, [*own, *peers], _questions(args, comm.rank, comm.size), plan)
     stolen, ticks = machine.cpu_ticks()
     with report.progress(bench.steps(), wanted=comm.rank == 0 and not args.no_progress) as bar:
@@ -208,8 +214,9 @@ def run_rank(args: argparse.Namespace, comm: Communicator) -> int:
     for peer in peers:
         peer.close()
     if comm.rank == 0:
-        steal = (stolen_after - stolen) / max(1, ticks_after - ticks)
-        _report(args, comm, rows, machine.describe(_public(args.words)) | {"stolen": round(steal, 4)})
+        about = machine.describe(_public(args.words)) | {"bound": len(share) < cores}
+        about["stolen"] = (stolen_after - stolen) / max(1, ticks_after - ticks)
+        _report(args, comm, rows, about)
     return int(any(row["wrong"] for row in rows))
 
 
@@ -247,6 +254,8 @@ def _report(
 def _notes(run: dict[str, Any], ranks_here: int, versus: bool) -> list[str]:
     versions = ", ".join(f"{name} {v}" for name, v in run["versions"].items() if v)
     notes = [f"{run['host']}: {run['cpu']}, {run['cores']} cores, {run['isa']} kernels; {versions}"]
+    if run["bound"]:
+        notes.append("ranks are bound to cores of their own while gradwire is measured (--no-bind: not)")
     notes.append("time: median over rounds, slowest rank; +-: half the interquartile range of the rounds")
     if versus:
         notes.append("x peer: the peer's time over this row's, median of the ratios within one round")

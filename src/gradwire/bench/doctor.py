@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,8 +122,10 @@ def _all_reduce() -> Finding:
 
 def _trial(name: str) -> str:
     """What one experiment of trial.py says; RuntimeError says how it failed, be it by a crash."""
-    command = [sys.executable, "-m", "gradwire.bench.trial", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    # the folder is made, and removed, by who survives
+    with tempfile.TemporaryDirectory(prefix="gradwire-doctor-") as folder:
+        command = [sys.executable, "-m", "gradwire.bench.trial", name, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode < 0:
         raise RuntimeError(f"the experiment was ended by {signal.Signals(-done.returncode).name}")
     if done.returncode:

@@ -21,6 +21,7 @@ class Entry(Protocol):
     library: str
     algorithm: str  # as asked for; "auto" is resolved per size by chosen()
     codec: str
+    bound: bool  # measured with the calling thread on cores of its own
 
     def check(self, q: Question) -> Verdict: ...
 
@@ -37,6 +38,9 @@ class Entry(Protocol):
 
 class Gradwire:
     library = "gradwire"
+    # Left alone, the kernel may put two ranks on one core, and after anything that sleeps, such as a peer, it
+    # often does: then each call lasts until the other rank yields.
+    bound = True
 
     def __init__(self, comm: Communicator, codec: Codec | None, spec: str, algorithm: str) -> None:
         self._comm, self._codec = comm, codec
@@ -74,6 +78,7 @@ class Gloo:
     """torch.distributed's CPU backend, on the very same memory and behind the same barrier."""
 
     library, algorithm, codec = "gloo", "auto", "none"
+    bound = False  # its threads sleep and need a place to wake up: bound, it is several times slower
 
     def __init__(self, comm: Communicator) -> None:
         import torch

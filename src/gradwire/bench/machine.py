@@ -18,6 +18,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def share_of_cores(index: int, ranks: int) -> list[int]:
+    """The index-th of `ranks` equal shares of this process's cores; all of them if there are fewer than that."""
+    mine = sorted(os.sched_getaffinity(0))
+    if ranks > len(mine):
+        return mine
+    return mine[index * len(mine) // ranks : (index + 1) * len(mine) // ranks]
+
+
 def cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

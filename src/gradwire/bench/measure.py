@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Plan:
     iters: int
     warmup: int
     rounds: int
+    crowded: bool  # ranks outnumber cores
+    share: list[int]  # the cores of this rank alone, for entries that ask to be bound
 
 
 def bus_bandwidth(algbw: float, size: int) -> float:
@@ -64,7 +67,7 @@ class Bench:
         self, comm: Communicator, entries: Sequence[Entry], questions: Sequence[Question], plan: Plan
     ) -> None:
         self._comm, self._entries, self._questions, self._plan = comm, entries, questions, plan
-        self._barrier = Barrier(comm)
+        self._barrier = Barrier(comm, plan.crowded)
         self._verdicts: dict[tuple[int, int], Verdict] = {}
         self._seconds: dict[tuple[int, int], list[float]] = {}
 
@@ -82,16 +85,19 @@ class Bench:
         array, source = (check.empty(largest.count, largest.dtype) for _ in range(2))
         floating = largest.dtype in _LARGEST and largest.op in ("sum", "avg")
         check.assign(source, check.normal_input(largest) if floating else check.exact_input(largest))
+        everywhere = os.sched_getaffinity(0)
         gc.collect()
         gc.disable()
         try:
             for turn in range(self._plan.rounds):
                 for i, q in enumerate(self._questions):
                     for k in self._order(turn):
+                        os.sched_setaffinity(0, self._plan.share if self._entries[k].bound else everywhere)
                         self._measure(i, k, array[: q.count], source[: q.count])
                         progress.step(f"round {turn + 1}/{self._plan.rounds} {human_size(q.nbytes)}")
         finally:
             gc.enable()
+            os.sched_setaffinity(0, everywhere)
         return [self._row(i, k) for i in range(len(self._questions)) for k in range(len(self._entries))]
 
     def _order(self, turn: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""`python -m gradwire.bench.trial NAME`: one experiment of the doctor, in a process of its own.
+"""`python -m gradwire.bench.trial NAME FOLDER`: one experiment of the doctor, in a process of its own.
 
 The doctor has to outlive what it examines: a build that crashes here is a finding, not the end of the report.
 """
@@ -6,7 +6,6 @@ The doctor has to outlive what it examines: a build that crashes here is a findi
 from __future__ import annotations
 
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -29,39 +28,38 @@ def codecs() -> str:
     return ", ".join(gradwire.codecs())
 
 
-def two_ranks(transport: str) -> str:
-    """An all_reduce of two ranks of this process over a file store. Returns the transport they used."""
+def two_ranks(transport: str, folder: str) -> str:
+    """An all_reduce of two ranks of this process that meet in `folder`. Returns the transport they used."""
     failed: list[BaseException] = []
     used = [""]
-    with tempfile.TemporaryDirectory(prefix="gradwire-doctor-") as folder:
-        store = (Path(folder) / "store").as_uri()
+    store = (Path(folder) / "store").resolve().as_uri()
 
-        def rank(r: int) -> None:
-            try:
-                with gradwire.init(r, 2, store, timeout=TIMEOUT_S, transport=transport) as comm:
-                    x = np.full(100_000, r + 1, np.float32)
-                    comm.all_reduce(x)
-                    if not (x == 3).all():
-                        raise ArithmeticError(f"1 + 2 came out as {x[x != 3][0]:g}")
-                    used[0] = comm.peers()[1 - r][0]
-            except BaseException as e:
-                failed.append(e)
+    def rank(r: int) -> None:
+        try:
+            with gradwire.init(r, 2, store, timeout=TIMEOUT_S, transport=transport) as comm:
+                x = np.full(100_000, r + 1, np.float32)
+                comm.all_reduce(x)
+                if not (x == 3).all():
+                    raise ArithmeticError(f"1 + 2 came out as {x[x != 3][0]:g}")
+                used[0] = comm.peers()[1 - r][0]
+        except BaseException as e:
+            failed.append(e)
 
-        threads = [threading.Thread(target=rank, args=(r,), daemon=True) for r in range(2)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join(2 * TIMEOUT_S)
-            if t.is_alive():
-                failed.append(TimeoutError(f"no result within {2 * TIMEOUT_S:.0f} s"))
+    threads = [threading.Thread(target=rank, args=(r,), daemon=True) for r in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(2 * TIMEOUT_S)
+        if t.is_alive():
+            failed.append(TimeoutError(f"no result within {2 * TIMEOUT_S:.0f} s"))
     if failed:
         raise failed[0]
     return used[0]
 
 
-def main(name: str) -> int:
+def main(name: str, folder: str) -> int:
     try:
-        print(codecs() if name == "codecs" else two_ranks(name))
+        print(codecs() if name == "codecs" else two_ranks(name, folder))
     except Exception as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return 1
@@ -69,4 +67,4 @@ def main(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
