@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def share_of_cores(index: int, ranks: int) -> list[int]:
-    """The index-th of `ranks` equal shares of this process's cores; all of them if there are fewer than that."""
+    """The index-th of `ranks` equal shares of this process's cores; all of them if there are fewer cores."""
     mine = sorted(os.sched_getaffinity(0))
     if ranks > len(mine):
         return mine
