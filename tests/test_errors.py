@@ -158,9 +158,12 @@ def test_a_mismatch_is_an_error_on_both_sides_that_prints_both(what: str) -> Non
 
 def test_errors_are_also_the_builtin_kind_that_fits() -> None:
     pairs = [
-        (gradwire.ArgumentError, ValueError), (gradwire.FrameError, ValueError), (gradwire.Timeout, TimeoutError),
-        (gradwire.PeerLost, ConnectionError), (gradwire.RendezvousError, ConnectionError),
-    ]  # fmt: skip
+        (gradwire.ArgumentError, ValueError),
+        (gradwire.FrameError, ValueError),
+        (gradwire.Timeout, TimeoutError),
+        (gradwire.PeerLost, ConnectionError),
+        (gradwire.RendezvousError, ConnectionError),
+    ]
     for ours, builtin in pairs:
         assert issubclass(ours, builtin) and issubclass(ours, gradwire.GradwireError)
 

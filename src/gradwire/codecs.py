@@ -87,8 +87,8 @@ def encode(x: Any, codec: Codec | str, residual: Any | None = None) -> Any:
 
     x: float array of any shape. residual: fp32, as many elements as x; it is added to x before encoding and
     overwritten with what the encoding lost (error feedback).
-    Returns uint8[64 + codec.encoded_bytes(x.size)], a torch tensor if x is one, else a NumPy array.
-    Raises ArgumentError if x is not contiguous or not floating point.
+    Returns uint8[64 + codec.encoded_bytes(x.size)] (identity: 64 + the bytes of x), a torch tensor if x is
+    one, else a NumPy array. Raises ArgumentError if x is not contiguous or not floating point.
 
     >>> import gradwire, numpy as np
     >>> frame = gradwire.encode(np.linspace(-1, 1, 64, dtype=np.float32), "int8")
@@ -98,8 +98,9 @@ def encode(x: Any, codec: Codec | str, residual: Any | None = None) -> Any:
     chosen = as_codec(codec)
     if chosen is None:
         raise ArgumentError(f"encode needs a codec; known: {_known()}")
-    count, _ = arrays.count_and_dtype(x)
-    frame = arrays.empty(x, _native.HEADER_BYTES + chosen.encoded_bytes(count), "uint8")
+    # identity keeps the array's own bytes, every other codec starts from fp32
+    payload = chosen.encoded_bytes(arrays.count_and_dtype(x)[0]) if chosen.id else arrays.nbytes(x)
+    frame = arrays.empty(x, _native.HEADER_BYTES + payload, "uint8")
     _native.encode(x, chosen, residual, frame)
     return frame
 

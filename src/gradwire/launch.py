@@ -85,7 +85,7 @@ def open_store(store: Any, rank: int, timeout: float) -> tuple[Store, bool]:
 
 def _open_url(url: str, rank: int, timeout: float) -> Store:
     parts = urlsplit(url)
-    if parts.scheme == "file" and parts.path and parts.netloc in ("", "localhost"):
+    if parts.scheme == "file" and parts.path.startswith("/") and parts.netloc in ("", "localhost"):
         return FileStore(unquote(parts.path))
     if parts.scheme == "tcp":
         try:

@@ -59,10 +59,10 @@ class StoreMeeting:
                 '"tcp://host:port" or a torch Store'
             )
         round_ = _Round(self._store, f"{scope}/e{place.epoch}", place, timeout)
-        try:
-            return round_.run(place.epoch, config)
-        finally:
-            round_.clean_up()
+        transport = round_.run(place.epoch, config)
+        # Not after a failure: the others may still be looking who is missing, and old keys do no harm.
+        round_.clean_up()
+        return transport
 
     def close(self) -> None:
         if self._owned and self._store is not None:
