@@ -230,7 +230,7 @@ class Communicator(Collectives):
 
         >>> import gradwire, numpy as np, tempfile
         >>> comm = gradwire.init(rank=0, size=1)
-        >>> with comm.trace(tempfile.gettempdir() + "/gradwire-doc-{rank}.json"):
+        >>> with tempfile.TemporaryDirectory() as folder, comm.trace(folder + "/trace-{rank}.json"):
         ...     x = comm.all_reduce(np.ones(8, np.float32))
         """
         self.trace_start(events)
