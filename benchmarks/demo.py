@@ -28,6 +28,7 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 AGREE = 0.05  # share by which the kernel's byte count may differ from the reported one
+PROMISED = {"int8": 0.005, "int4": 0.015}  # at most so much worse than dense, as a share of its held-out loss
 
 Result = dict[str, Any]
 
@@ -187,6 +188,12 @@ def main() -> int:
     for name, of_codec in by_codec.items():
         hashes = ", ".join(r["hashes"][0] for r in of_codec)
         console.print(f"{name}: parameters of all {args.ranks} ranks hash to {hashes}")
+    dense = mean(r["held_out_loss"] for r in by_codec["dense"])
+    for name, bar in PROMISED.items():
+        if name in by_codec:
+            change = mean(r["held_out_loss"] for r in by_codec[name]) / dense - 1
+            verdict = "within" if change <= bar else "NOT within"
+            console.print(f"{name}: held-out loss {change:+.2%} against dense, {verdict} {bar:.1%}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     picture, lines = args.out / "demo.png", args.out / "demo.jsonl"

@@ -15,17 +15,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradwire.torch
 
+LEARNING_RATE = 1e-3
+
 
 def train(ddp: DistributedDataParallel, text: Text, steps: int, seed: int, batch: int = 8) -> Iterator[float]:
     """Yields this rank's loss after every step. The order of the data depends on seed, step and rank
     alone."""
     model: ByteGPT = ddp.module
-    optimizer = torch.optim.AdamW(ddp.parameters(), lr=3e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(ddp.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     for step in range(steps):
+        # up in 10 steps, then down to a tenth
+        rate = LEARNING_RATE * min((step + 1) / 10, 1.0, 1.1 - step / steps)
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(
-                (step + 1) / 10, 1.0, 1.1 - step / steps
-            )  # up in 10 steps, then down to a tenth
+            group["lr"] = rate
         x, y = text.batch(seed, step, dist.get_rank(), batch, model.context)
         optimizer.zero_grad()
         loss = ddp(x, y)

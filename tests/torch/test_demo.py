@@ -1,0 +1,56 @@
+"""The scripts that a newcomer runs first: examples/ddp_gpt.py and benchmarks/demo.py, with few steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+ROOT = Path(__file__).parent.parent.parent
+DEADLINE_S = 100.0
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_the_example_trains() -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    out = run(*torchrun, str(ROOT / "examples" / "ddp_gpt.py"), "--codec", "int8", "--steps", "5")
+    assert "held-out loss" in out and "times less than dense" in out
+
+
+@pytest.mark.slow
+def test_two_demos_with_one_seed_end_with_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    hashes: list[dict[str, Any]] = []
+    for name in ("a", "b"):
+        run(
+            str(ROOT / "benchmarks" / "demo.py"),
+            "--steps",
+            "4",
+            "--batch",
+            "2",
+            "--out",
+            str(tmp_path / name),
+        )
+        results = [json.loads(line) for line in (tmp_path / name / "demo.jsonl").read_text().splitlines()]
+        assert [r["codec"] for r in results] == ["dense", "int8", "int4", "top-k 1 %"]
+        for r in results:
+            assert len(set(r["hashes"])) == 1, f"{r['codec']}: replicas differ"
+            assert r["kernel_bytes_all_ranks"] == pytest.approx(r["reported_bytes_all_ranks"], rel=0.05)
+        hashes.append({r["codec"]: r["hashes"][0] for r in results})
+        assert (tmp_path / name / "demo.png").stat().st_size > 10_000
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0].values())) == 4, "two codecs gave the same model: were they used?"
