@@ -26,12 +26,12 @@ class Codec {
  public:
   virtual ~Codec() = default;
 
-  virtual uint8_t id() const = 0;                // wire id, never reused
-  virtual uint32_t wire_params() const = 0;      // parameters packed as WIRE_FORMAT.md says
-  virtual const std::string& name() const = 0;   // "int4"
-  virtual std::string description() const = 0;   // "int4(block=32)"
+  virtual uint8_t id() const = 0;               // wire id, never reused
+  virtual uint32_t wire_params() const = 0;     // parameters packed as WIRE_FORMAT.md says
+  virtual const std::string& name() const = 0;  // "int4"
+  virtual std::string description() const = 0;  // "int4(block=32)"
   virtual bool lossy() const = 0;
-  virtual size_t block() const = 0;              // elements
+  virtual size_t block() const = 0;  // elements
   virtual size_t encoded_bytes(size_t count) const = 0;
 
   // payload = Q(x). If loss is not null: loss[i] = x[i] - decoded[i] (overwritten; may alias x).
