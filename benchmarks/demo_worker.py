@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import struct
 import sys
 import time
@@ -36,11 +37,14 @@ def tcp_sockets() -> dict[int, socket.socket]:
     found = {}
     for entry in os.listdir("/proc/self/fd"):
         try:
+            status = os.fstat(int(entry))
+            if not stat.S_ISSOCK(status.st_mode):
+                continue
             s = socket.socket(fileno=os.dup(int(entry)))
         except OSError:
-            continue  # not a socket, or the descriptor of the listing itself
+            continue  # the descriptor of the listing itself, or one closed meanwhile
         if s.family in (socket.AF_INET, socket.AF_INET6) and s.type == socket.SOCK_STREAM:
-            found[os.fstat(s.fileno()).st_ino] = s
+            found[status.st_ino] = s
         else:
             s.close()
     return found
@@ -74,7 +78,7 @@ def one_training(
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(seed)
     ddp = DistributedDataParallel(ByteGPT(args.width, args.layers), bucket_cap_mb=args.bucket_mb)
-    others = set(tcp_sockets())
+    others = tcp_sockets()  # torch's
     handle = gradwire.torch.attach(
         ddp, codec=codec, warmup_steps=warmup, transport="tcp", min_numel=args.min_numel
     )
