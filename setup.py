@@ -18,6 +18,13 @@ JOBS = min(2, os.cpu_count() or 1)  # a compile job takes up to 1 GB
 
 
 class CMakeBuild(build_ext):
+    def run(self) -> None:
+        self.editable = bool(self.inplace)  # setuptools clears inplace while it builds, and copies afterwards
+        super().run()
+
+    def copy_extensions_to_source(self) -> None:
+        """Nothing to do: CMake wrote into src itself, and will again when `make dev` runs it directly."""
+
     def build_extension(self, ext: Extension) -> None:
         import pybind11  # a build requirement: present by now
 
@@ -27,9 +34,14 @@ class CMakeBuild(build_ext):
                 f"gradwire needs {header} to build, and it is not there. Install Python's headers, "
                 "for example: apt-get install python3-dev"
             )
-        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         # An editable install keeps its build directory: a changed file costs one compile and one link.
-        build = ROOT / "build" / "dev" if self.inplace else Path(self.build_temp).resolve()
+        if self.editable:
+            output, build = ROOT / "src" / "gradwire", ROOT / "build" / "dev"
+        else:
+            output, build = (
+                Path(self.get_ext_fullpath(ext.name)).resolve().parent,
+                Path(self.build_temp).resolve(),
+            )
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
