@@ -80,6 +80,7 @@ $(VENV)/.build-tools: $(VENV)/.created tools/requirements-build.txt
 	touch $@
 
 $(VENV)/.editable: $(VENV)/.build-tools pyproject.toml setup.py
+	@echo "building the native module: one or two minutes"
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 
