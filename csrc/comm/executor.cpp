@@ -93,7 +93,7 @@ void Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
     // A completed value that starts here (broadcast, all_gather) has no residual: nobody sums it.
     if (u.complete) loss = nullptr;
     const DType dtype = plan_->operation.dtype;
-    kernels().load(dtype, own_value(u), u.from_input ? loss : nullptr, scratch_, u.count);
+    kernels().load(dtype, own_value(u), u.complete ? nullptr : owed(u), scratch_, u.count);
     codec->encode(scratch_, u.count, frame, loss);
     if (u.adopt) store_received(u, frame);
   }
@@ -185,8 +185,7 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
   };
   const auto add_own = [&] {
     if (u.own_frame) return add_frame(frames_ + u.slot);
-    const float* owed = u.from_input ? loss : nullptr;
-    (first ? k.load : k.load_add)(dtype, own_value(u), owed, scratch_, u.count);
+    (first ? k.load : k.load_add)(dtype, own_value(u), owed(u), scratch_, u.count);
     first = false;
   };
   bool own_added = false;
@@ -212,6 +211,11 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
     if (loss && u.from_input && !u.own_frame)
       std::fill_n(loss, u.count, 0.0f);  // paid out above, nothing lost
     k.store(dtype, scratch_, scale, output(u), u.count);
+    // What a 16-bit array cannot hold of a partial sum waits in the residual until the sum is sent on.
+    if (loss && !u.complete && size_of(dtype) == 2) {
+      k.load(dtype, output(u), nullptr, loss, u.count);
+      for (size_t i = 0; i < u.count; ++i) loss[i] = scratch_[i] - loss[i];
+    }
   }
 }
 
@@ -257,6 +261,9 @@ const void* Executor::input(const Unit& u) const {
 }
 void* Executor::output(const Unit& u) const {
   return static_cast<std::byte*>(buffers_.out) + u.out_offset * size_of(plan_->operation.dtype);
+}
+const float* Executor::owed(const Unit& u) const {
+  return u.from_input || size_of(plan_->operation.dtype) == 2 ? residual(u) : nullptr;
 }
 float* Executor::residual(const Unit& u) const {
   return buffers_.residual ? buffers_.residual + u.in_offset : nullptr;

@@ -53,6 +53,8 @@ class Executor {
   void* output(const Unit& unit) const;
   const void* own_value(const Unit& unit) const { return unit.from_input ? input(unit) : output(unit); }
   float* residual(const Unit& unit) const;
+  // What has to be added to this rank's value before it is encoded or folded; null: nothing.
+  const float* owed(const Unit& unit) const;
 
   std::shared_ptr<const Plan> plan_;
   Buffers buffers_;

@@ -37,7 +37,12 @@ class Pause {
     }
     const auto waited = now - since_;
     if (waited < spin_) {
-      relax();
+      // The peer may be waiting for this very core: the scheduler can put both there although another is idle.
+      constexpr unsigned kOffer = 16;
+      if (turns_ % kOffer == 0)
+        sched_yield();
+      else
+        relax();
     } else if (waited < spin_ + kYield) {
       sched_yield();
     } else {

@@ -11,7 +11,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradwire import _native, errors, ops
+try:
+    from gradwire import _native
+except ImportError as error:
+    raise ImportError(
+        f"gradwire's native module does not load ({error}); for this Python: pip install --force-reinstall ."
+    ) from error
+from gradwire import errors, ops
 from gradwire.codecs import Codec, codec, codecs, decode, decode_add, encode
 from gradwire.communicator import Communicator, init
 from gradwire.errors import (

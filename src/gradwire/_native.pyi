@@ -15,6 +15,7 @@ def set_error_types(types: dict[str, type[BaseException]]) -> None: ...
 def set_log_sink(sink: Callable[[int, str], None] | None) -> None: ...
 def isa() -> str: ...  # instruction set of the kernels in use: "avx512", "avx2", "neon", "portable"
 def isas() -> list[str]: ...  # those this build and CPU can run
+def use_isa(name: str) -> None: ...  # tests only, for the whole process
 def build_info() -> dict[str, str]: ...  # compiler, version, cuda
 
 # -- codec -------------------------------------------------------------------------------------------------------
@@ -29,6 +30,7 @@ class Codec:
 
 def codec_names() -> list[str]: ...
 HEADER_BYTES: int
+def frame_bytes(x: Any, codec: Codec) -> int: ...  # of encode(x, codec); identity keeps the array's own dtype
 # A self-describing frame: 64-byte header + payload. residual (fp32, x.count) is added to x first and overwritten with the loss.
 def encode(x: Any, codec: Codec, residual: Any | None = None, out: Any | None = None) -> Bytes: ...
 def frame_info(frame: Any) -> dict[str, Any]: ...  # {"codec": Codec, "dtype": "float32", "count": n}; FrameError if malformed
@@ -59,6 +61,17 @@ class Schedule:
     chunks: int
     lanes: list[list[Step]]
     lossy_encodes: int
+    def __init__(
+        self,
+        algorithm: str,
+        collective: str,
+        rank: int,
+        size: int,
+        root: int,
+        chunks: int,
+        lanes: Sequence[Sequence[Step]],
+        lossy_encodes: int = 0,
+    ) -> None: ...  # `lanes` gives copies: edit them and assign them back
 
 class Candidate:
     algorithm: str

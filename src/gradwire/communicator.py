@@ -84,6 +84,12 @@ def _checked(place: Place) -> Place:
     return place
 
 
+def _shape(x_or_nbytes: Any) -> tuple[int, str]:
+    if isinstance(x_or_nbytes, int):
+        return x_or_nbytes // 4, "float32"
+    return arrays.count_and_dtype(x_or_nbytes)
+
+
 class _Shared:
     """A meeting place, closed when the last communicator that may need it has been closed."""
 
@@ -210,11 +216,16 @@ class Communicator(Collectives):
         >>> "ring" in tables[0]
         True
         """
-        if isinstance(x_or_nbytes, int):
-            count, dtype = x_or_nbytes // 4, "float32"
-        else:
-            count, dtype = arrays.count_and_dtype(x_or_nbytes)
-        return self._native.explain(count, dtype, as_codec(codec))
+        return self._native.explain(*_shape(x_or_nbytes), as_codec(codec))
+
+    def choose(self, x_or_nbytes: Any, codec: CodecLike = None) -> str:
+        """The algorithm "auto" takes for an all_reduce of this array, or of that many bytes of float32.
+
+        >>> import gradwire
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.choose(1 << 20))[0]
+        'direct'
+        """
+        return self._native.choose(*_shape(x_or_nbytes), as_codec(codec))
 
     def trace_start(self, events: int = 100_000) -> None:
         """Record what the executor does, up to that many events; later ones are dropped."""

@@ -194,3 +194,21 @@ def test_two_runs_give_the_same_bits_whatever_arrives_first(algorithm: str) -> N
         return run_ranks(4, rank, hub)[0]
 
     assert run(slow=1) == run(slow=3)
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("ring", 5), ("double_tree", 5)])
+def test_partial_sums_of_16_bit_arrays_lose_nothing_on_the_way(algorithm: str, size: int) -> None:
+    rng = np.random.default_rng(7)
+    shares = rng.uniform(0.5, 1.0, (size, 4096)).astype(np.float16)
+
+    def rank(comm: Communicator) -> tuple[np.ndarray, np.ndarray]:
+        x, residual = shares[comm.rank].copy(), np.zeros(4096, np.float32)
+        comm.all_reduce(x, codec="int8", algorithm=algorithm, residual=residual)
+        return x, residual
+
+    results = run_ranks(size, rank)
+    exact = shares.astype(np.float64).sum(0)
+    owed = np.sum([residual for _, residual in results], axis=0, dtype=np.float64)
+    # the one rounding that is left is that of the finished value to its 16 bits
+    half_ulp = np.spacing(results[0][0]).astype(np.float64) / 2
+    assert (np.abs(results[0][0] + owed - exact) <= half_ulp + 1e-5).all()

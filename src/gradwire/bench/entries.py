@@ -60,7 +60,7 @@ class Gradwire:
     def chosen(self, q: Question) -> str:
         if self.algorithm != "auto":
             return self.algorithm
-        return self._comm._native.choose(q.count, q.dtype, self._codec)
+        return self._comm.choose(check.empty(q.count, q.dtype), self._codec)
 
     def wire_bytes(self, q: Question) -> int | None:
         array = check.empty(q.count, q.dtype)
