@@ -11,7 +11,7 @@ import pytest
 # Before NumPy and torch are imported: ranks are threads and processes here, and share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tester's own settings must not decide whether a test passes.
-for _name in [name for name in os.environ if name.startswith("GRADWIRE_") and name != "GRADWIRE_CMAKE_ARGS"]:
+for _name in [name for name in os.environ if name.startswith("GRADWIRE_")]:
     del os.environ[_name]
 
 try:
