@@ -3,6 +3,7 @@
 // move between the two states within minutes, so both are timed all the time, the worse one rarely. The bytes written
 // are the same either way.
 #pragma once
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 
@@ -21,14 +22,15 @@ class CopyTuner {
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - start;
     double& cost = cost_[streaming];
     const double now = took.count() / static_cast<double>(bytes);
-    cost = cost == 0 ? now : cost + (now - cost) * kWeight;
+    // one preempted copy, or the first touch of a page, must not outweigh hundreds of ordinary ones
+    cost = cost == 0 ? now : cost + (std::min(now, 2 * cost) - cost) * kWeight;
     // The reader pays for streaming too (its data comes from memory), so it must win clearly.
     if (cost_[0] != 0 && cost_[1] != 0) streaming_ = cost_[1] * kClearly < cost_[0];
   }
 
  private:
   static constexpr unsigned kExplore = 16;  // one copy in so many tries the other way
-  static constexpr double kWeight = 0.25, kClearly = 1.5;
+  static constexpr double kWeight = 0.25, kClearly = 3;
   double cost_[2] = {0, 0};  // nanoseconds per byte, smoothed: plain, streaming
   bool streaming_ = false;
   unsigned turn_ = kExplore - 2;  // the second copy already tries

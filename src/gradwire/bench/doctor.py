@@ -195,7 +195,7 @@ def _leftovers() -> Finding:
 def _settings() -> Iterator[Finding]:
     from gradwire.config import FIELDS
 
-    known = ["GRADWIRE_STORE", *(f"GRADWIRE_{field.upper()}" for field in FIELDS)]
+    known = ["GRADWIRE_STORE", "GRADWIRE_CMAKE_ARGS", *(f"GRADWIRE_{field.upper()}" for field in FIELDS)]
     found = machine.settings()
     if not found:
         yield Finding("settings", OK, "no GRADWIRE_* variable set: defaults apply")
