@@ -222,8 +222,8 @@ class Communicator(Collectives):
         """The algorithm "auto" takes for an all_reduce of this array, or of that many bytes of float32.
 
         >>> import gradwire
-        >>> gradwire.testing.run_ranks(2, lambda comm: comm.choose(1 << 20))[0]
-        'direct'
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.choose(256))[0]
+        'one_shot'
         """
         return self._native.choose(*_shape(x_or_nbytes), as_codec(codec))
 
