@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 import gradwire
-from gradwire import ops
+from gradwire import _native, ops
 
 FLOATS = [d for d in exact.FLOATS if d in exact.DTYPES]
 COUNTS = [0, 1, 31, 32, 33, 4095, 4096, 4097, 100_003]
@@ -125,3 +125,41 @@ def test_what_is_not_a_frame_is_refused() -> None:
         gradwire.decode(frame, np.zeros(99, np.float32))
     with pytest.raises(gradwire.ArgumentError):
         gradwire.encode(normal(4), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", ["clustered", "equal", "two values", "nan", "one spike", "runs", "ramp"])
+def test_topk_is_exact_where_a_sample_misleads(shape: str) -> None:
+    count = 200_003
+    x = normal(count)
+    if shape == "clustered":  # all that matters lies in one place, between the runs of the sample
+        x[50_000:51_000] *= 1000
+    elif shape == "equal":
+        x[:] = -3
+    elif shape == "two values":
+        x = np.where(np.abs(x) > 1, np.float32(2), np.float32(1))
+    elif shape == "nan":
+        x.view(np.uint32)[::3] = 0xFFFFFFFF
+    elif shape == "one spike":
+        x[:] = 0
+        x[777] = 1
+    elif shape == "runs":
+        x.reshape(-1)[: count // 256 * 256].reshape(-1, 256)[:, :4] *= 100
+    else:
+        x = np.arange(count, dtype=np.float32)
+    size = x.view(np.uint32) & 0x7FFFFFFF
+    for k in (1, 1000, 2000, 66_669, count):
+        wanted = np.sort(np.argsort(-size.astype(np.int64), kind="stable")[:k])
+        np.testing.assert_array_equal(ops.topk(x, k=k)[1], wanted)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+def test_topk_chooses_alike_on_every_instruction_set(isa: str) -> None:
+    usual = _native.isa()
+    x = normal(100_003)
+    wanted = ops.topk(x, ratio=0.02)
+    try:
+        _native.use_isa(isa)
+        for got, expected in zip(ops.topk(x, ratio=0.02), wanted):
+            np.testing.assert_array_equal(got, expected)
+    finally:
+        _native.use_isa(usual)

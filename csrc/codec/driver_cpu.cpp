@@ -28,9 +28,8 @@ constexpr void fill(CodecLoops* loops) {
 constexpr IsaTable make_table() {
   IsaTable t{.kernels = {GW_TEXT(GW_ISA), fold, load, load_add, store, scale, copy, copy_streaming},
              .codecs = {},
-             .group_max = group_max,
              .find_at_least = find_at_least,
-             .kth_largest = kth_largest};
+             .cut_at = cut_at};
   fill<0>(t.codecs);
   return t;
 }

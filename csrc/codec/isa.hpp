@@ -33,13 +33,9 @@ inline constexpr int kCodecIds = 32;
 struct IsaTable {
   Kernels kernels;
   CodecLoops codecs[kCodecIds];
-  // maxima[j] = largest magnitude (bits without sign) of x[j], x[j + groups], x[j + 2 groups], ...
-  void (*group_max)(const float* x, size_t count, size_t groups, uint32_t* maxima);
-  // Appends the ascending indices i with magnitude(x[i]) >= threshold; count < 2^32. Returns how many; `indices` has
-  // room for count.
+  // select.hpp; count < 2^31.
   size_t (*find_at_least)(const float* x, size_t count, uint32_t threshold, uint32_t* indices);
-  // The k-th largest, 1 <= k <= count; for values that fit the nearest cache.
-  uint32_t (*kth_largest)(const uint32_t* values, size_t count, size_t k);
+  uint32_t (*cut_at)(const uint32_t* values, size_t count, size_t k, size_t slack, uint32_t guess);
 };
 
 const IsaTable& isa_table_portable();

@@ -2,9 +2,9 @@
 // whole in the loss. Ties go to the lower index; NaN and Inf count as largest. k per block is fixed, so a frame's size
 // is known beforehand.
 //
-// Selection, exact and free of sorting: the k-th largest of 256 column maxima is a lower bound of the threshold, and
-// a good one (about 1.1 k candidates for random data at 1 %); a bisection among the candidates finds it. Cost: two
-// vectorised reads of the block in the nearest cache.
+// Selection, exact and free of sorting: the k-th largest of the maxima of 256 disjoint groups is a lower bound of the
+// threshold, and a good one (about 1.1 k candidates for random data at 1 %); a bisection among the candidates finds
+// it, and it begins where the last block's ended. Cost: two vectorised reads of the block in the nearest cache.
 //
 // Block: [k indices of 12 bits, packed in threes of bytes][k values: fp32, bf16, or an int8 scale and codes].
 //
@@ -72,11 +72,12 @@ struct TopK {
   }
 
   static void encode(const CodecShape& s, const float* x, size_t count, std::byte* out, float* loss) {
+    uint32_t guess = 0x3f800000u;
     for (size_t i = 0; i < count; i += kBlock) {
       const size_t length = min_of(size_t{kBlock}, count - i), k = kept(s, length);
-      uint32_t indices[kBlock];
+      uint32_t indices[kBlock + kFindSlack];
       float sent[kBlock], decoded[kBlock];
-      choose(x + i, length, k, indices);
+      choose(x + i, length, k, indices, guess);
       for (size_t j = 0; j < k; ++j) sent[j] = x[i + indices[j]];
       put_indices(indices, k, out);
       put_values(s, sent, k, out + index_bytes(k));
@@ -100,26 +101,48 @@ struct TopK {
   }
 
  private:
-  // indices: the k chosen of x, ascending; room for `length`.
-  static void choose(const float* x, size_t length, size_t k, uint32_t* indices) {
-    constexpr size_t kGroups = 256;
-    uint32_t bound = 0;
-    if (2 * k <= kGroups && length >= 4 * kGroups) {
-      uint32_t maxima[kGroups];
-      group_max(x, length, kGroups, maxima);
-      bound = kth_largest(maxima, kGroups, k);
+  // Of every kRows vectors of 16 elements the largest in each place: 1 / kRows as many maxima of disjoint groups.
+  static constexpr size_t kRows = 16;
+  static size_t group_maxima(const float* x, size_t length, uint32_t* maxima) {
+    size_t n = 0;
+    for (size_t i = 0; i + 16 * kRows <= length; i += 16 * kRows, n += 16) {
+      int32_t most[16] = {};  // signed: SSE2 has no other comparison
+      for (size_t row = 0; row < kRows; ++row)
+        for (size_t j = 0; j < 16; ++j)
+          most[j] = max_of(most[j], static_cast<int32_t>(magnitude(x[i + 16 * row + j])));
+      __builtin_memcpy(maxima + n, most, sizeof(most));
     }
-    const size_t candidates = find_at_least(x, length, bound, indices);
+    return n;
+  }
+
+  // The k chosen of x, ascending; room for length + kFindSlack. `guess`: of the threshold, the last block's; it changes
+  // how long the search takes and never what it finds.
+  static void choose(const float* x, size_t length, size_t k, uint32_t* indices, uint32_t& guess) {
     uint32_t values[kBlock];
+    uint32_t bound = 0;
+    const size_t groups = 2 * k <= length / kRows ? group_maxima(x, length, values) : 0;
+    if (groups >= k) {
+      bound = cut_at(values, groups, k, k / 8 + 2, guess);
+    } else {
+      GW_IVDEP
+      for (size_t j = 0; j < length; ++j) values[j] = magnitude(x[j]);
+      bound = cut_at(values, length, k, 0, guess);
+    }
+    guess = bound;
+    const size_t candidates = find_at_least(x, length, bound, indices);
+    if (candidates == k) return;
     for (size_t j = 0; j < candidates; ++j) values[j] = magnitude(x[indices[j]]);
-    const uint32_t threshold = kth_largest(values, candidates, k);
-    size_t ties = k - (threshold == ~0u ? 0 : count_at_least(values, candidates, threshold + 1));
+    const uint32_t threshold = cut_at(values, candidates, k, 0, bound);
+    const size_t reach = count_at_least(values, candidates, threshold);
+    // more than k reach it only if some are its ties, of which the last ones stay
+    size_t ties = reach == k ? k : k - count_above(values, candidates, threshold);
     size_t n = 0;
     for (size_t j = 0; n < k; ++j) {  // ends: k candidates qualify
-      const bool tie = values[j] == threshold && ties > 0;
-      ties -= tie;
+      const bool tie = reach != k && values[j] == threshold;
+      const bool keep = values[j] >= threshold && (!tie || ties > 0);
+      ties -= tie && keep;
       indices[n] = indices[j];
-      n += tie || values[j] > threshold;
+      n += keep;
     }
   }
 

@@ -6,8 +6,9 @@
 namespace gw {
 
 // values[j] = x[indices[j]], the k elements of largest magnitude in index order; ties go to the lower index, NaN counts
-// as largest. k <= count. No sort: one vectorised read of x finds a lower bound of the threshold, a second collects
-// the candidates, about 1.1 k of them for data without structure. Scratch: count / 4 bytes and the candidates.
+// as largest. k <= count. No sort: a sample of 1/64 gives a lower bound of the threshold that k elements reach nearly
+// always, one vectorised read of x collects the candidates (about 1.1 k), a histogram of those finds the threshold. If
+// the sample misled, a lower bound and another read; the result is exact in any case. Scratch: the candidates.
 void topk_exact(const float* x, size_t count, size_t k, float* values, int64_t* indices);
 
 }  // namespace gw
