@@ -56,33 +56,71 @@ void check_count(const char* what, size_t expected, size_t got) {
                   std::to_string(got));
 }
 
-// payload = codec(x + residual); residual, if any, becomes the loss.
-void encode_view(const Codec& codec, const View& x, float* residual, std::byte* payload) {
-  if (x.dtype == DType::f32 && !residual)
-    return codec.encode(static_cast<const float*>(x.data), x.count, payload, nullptr);
+// payload = codec(x + residual); residual, if any, becomes the loss. Returns the payload's bytes.
+size_t encode_view(const Codec& codec, const View& x, uint64_t step, float* residual, std::byte* payload) {
+  if (x.dtype == DType::f32)
+    return codec.encode(static_cast<const float*>(x.data), residual, {.count = x.count, .step = step},
+                        payload, residual);
   std::vector<float> scratch(std::min(kPiece, x.count));
+  size_t bytes = 0;
   for_pieces(x.count, [&](size_t at, size_t n) {
     float* r = residual ? residual + at : nullptr;
     kernels().load(x.dtype, bytes_at(x, at), r, scratch.data(), n);
-    codec.encode(scratch.data(), n, payload + codec.encoded_bytes(at), r);
+    bytes +=
+        codec.encode(scratch.data(), nullptr, {.count = n, .first = at, .step = step}, payload + bytes, r);
   });
+  return bytes;
 }
 
-void decode_view(const Codec& codec, const std::byte* payload, const View& out) {
-  if (out.dtype == DType::f32) return codec.decode(payload, out.count, static_cast<float*>(out.data));
+// A payload on its way into arrays; refuses one that is not used up.
+class Reader {
+ public:
+  Reader(const Codec& codec, const std::byte* payload, size_t bytes, uint64_t step)
+      : codec_(codec), payload_(payload), bytes_(bytes), step_(step) {}
+  void decode(size_t first, size_t count, float* out) {
+    used_ +=
+        codec_.decode(payload_ + used_, bytes_ - used_, {.count = count, .first = first, .step = step_}, out);
+  }
+  void decode_add(size_t first, size_t count, float* acc) {
+    used_ += codec_.decode_add(payload_ + used_, bytes_ - used_,
+                               {.count = count, .first = first, .step = step_}, acc);
+  }
+  void finish() const {
+    if (used_ != bytes_)
+      throw Error(ErrorKind::frame, "malformed payload: it has " + std::to_string(bytes_) + " bytes, " +
+                                        std::to_string(used_) + " were needed");
+  }
+
+ private:
+  const Codec& codec_;
+  const std::byte* payload_;
+  const size_t bytes_;
+  const uint64_t step_;
+  size_t used_ = 0;
+};
+
+void decode_view(Reader payload, const View& out) {
+  if (out.dtype == DType::f32) {
+    payload.decode(0, out.count, static_cast<float*>(out.data));
+    return payload.finish();
+  }
   std::vector<float> scratch(std::min(kPiece, out.count));
   for_pieces(out.count, [&](size_t at, size_t n) {
-    codec.decode(payload + codec.encoded_bytes(at), n, scratch.data());
+    payload.decode(at, n, scratch.data());
     kernels().store(out.dtype, scratch.data(), 1.0f, bytes_at(out, at), n);
   });
+  payload.finish();
 }
 
-void decode_add_view(const Codec& codec, const std::byte* payload, const View& acc) {
-  if (acc.dtype == DType::f32) return codec.decode_add(payload, acc.count, static_cast<float*>(acc.data));
+void decode_add_view(Reader payload, const View& acc) {
+  if (acc.dtype == DType::f32) {
+    payload.decode_add(0, acc.count, static_cast<float*>(acc.data));
+    return payload.finish();
+  }
   // the addition happens in the wider of the two types and rounds once
   std::vector<float> scratch(std::min(kPiece, acc.count));
   for_pieces(acc.count, [&](size_t at, size_t n) {
-    codec.decode(payload + codec.encoded_bytes(at), n, scratch.data());
+    payload.decode(at, n, scratch.data());
     if (acc.dtype == DType::f64) {
       auto* to = static_cast<double*>(acc.data) + at;
       for (size_t i = 0; i < n; ++i) to[i] += static_cast<double>(scratch[i]);
@@ -91,6 +129,7 @@ void decode_add_view(const Codec& codec, const std::byte* payload, const View& a
       kernels().store(acc.dtype, scratch.data(), 1.0f, bytes_at(acc, at), n);
     }
   });
+  payload.finish();
 }
 
 // ---- frames --------------------------------------------------------------------------------------------------------
@@ -102,7 +141,12 @@ size_t payload_bytes(const Codec& codec, const View& x) {
   return raw(codec) ? x.bytes() : codec.encoded_bytes(x.count);
 }
 
-py::object encode(py::handle array, const Codec& codec, py::handle residual, py::object out) {
+// What was written, if that is less than the whole of `out`.
+py::object prefix(py::object out, size_t room, size_t bytes) {
+  return bytes == room ? out : out[py::slice(0, static_cast<py::ssize_t>(bytes), 1)];
+}
+
+py::object encode(py::handle array, const Codec& codec, py::handle residual, py::object out, uint64_t step) {
   const View x = view_of(array, false);
   if (!raw(codec)) check_float(x, "x");
   float* loss = nullptr;
@@ -114,7 +158,7 @@ py::object encode(py::handle array, const Codec& codec, py::handle residual, py:
       fail_argument("codec identity takes a residual with float32 x only, got " + std::string(name(x.dtype)));
     loss = static_cast<float*>(r.data);
   }
-  const size_t payload = payload_bytes(codec, x);
+  size_t payload = payload_bytes(codec, x);
   if (out.is_none()) out = py::array_t<uint8_t>(static_cast<py::ssize_t>(kHeaderBytes + payload));
   const View frame = bytes_of(out, "out", true);
   check_count("out", kHeaderBytes + payload, frame.count);
@@ -124,18 +168,19 @@ py::object encode(py::handle array, const Codec& codec, py::handle residual, py:
   h.params = codec.wire_params();
   h.dtype = static_cast<uint8_t>(x.dtype);
   h.count = h.total = x.count;
-  h.payload_bytes = payload;
+  h.seq = step;
   auto* to = static_cast<std::byte*>(frame.data);
   {
     py::gil_scoped_release released;
-    write_header(h, to);
     if (raw(codec) && !loss) {
       if (payload) std::memcpy(to + kHeaderBytes, x.data, payload);
     } else {
-      encode_view(codec, x, loss, to + kHeaderBytes);
+      payload = encode_view(codec, x, step, loss, to + kHeaderBytes);
     }
+    h.payload_bytes = payload;
+    write_header(h, to);
   }
-  return out;
+  return prefix(std::move(out), frame.count, kHeaderBytes + payload);
 }
 
 struct Frame {
@@ -148,6 +193,10 @@ Frame parse(py::handle array) {
   const auto* bytes = static_cast<const std::byte*>(v.data);
   const FrameHeader h = parse_checked(bytes, v.count);
   return {h, bytes + kHeaderBytes, static_cast<DType>(h.dtype)};
+}
+
+Reader reader(const Frame& f, const Codec& codec) {
+  return {codec, f.payload, f.header.payload_bytes, f.header.seq};
 }
 
 // Raw frames of another float type than the array's: widened to fp32, then rounded.
@@ -164,7 +213,7 @@ void decode(py::handle array, py::handle out_array) {
   check_convertible(f, out);
   py::gil_scoped_release released;
   if (f.header.codec != kRawCodec) {
-    decode_view(*codec_from_wire(f.header.codec, f.header.params), f.payload, out);
+    decode_view(reader(f, *codec_from_wire(f.header.codec, f.header.params)), out);
   } else if (f.dtype == out.dtype) {
     if (out.count) std::memcpy(out.data, f.payload, out.bytes());
   } else {
@@ -183,7 +232,7 @@ void decode_add(py::handle array, py::handle acc_array) {
   check_convertible(f, acc);
   py::gil_scoped_release released;
   if (f.header.codec != kRawCodec) {
-    decode_add_view(*codec_from_wire(f.header.codec, f.header.params), f.payload, acc);
+    decode_add_view(reader(f, *codec_from_wire(f.header.codec, f.header.params)), acc);
   } else if (f.dtype == acc.dtype) {
     const void* sources[] = {acc.data, f.payload};
     kernels().fold(acc.dtype, ReduceOp::sum, sources, 2, 1.0, acc.data, nullptr, acc.count);
@@ -195,22 +244,22 @@ void decode_add(py::handle array, py::handle acc_array) {
 
 // ---- bare kernels ----------------------------------------------------------------------------------------------------
 
-void quantize(py::handle array, const Codec& codec, py::handle payload) {
+size_t quantize(py::handle array, const Codec& codec, py::handle payload, uint64_t step) {
   const View x = view_of(array, false);
   check_float(x, "x");
   const View to = bytes_of(payload, "payload", true);
   check_count("payload", codec.encoded_bytes(x.count), to.count);
   py::gil_scoped_release released;
-  encode_view(codec, x, nullptr, static_cast<std::byte*>(to.data));
+  return encode_view(codec, x, step, nullptr, static_cast<std::byte*>(to.data));
 }
 
-void dequantize(py::handle payload, const Codec& codec, py::handle array) {
+void dequantize(py::handle payload, const Codec& codec, py::handle array, uint64_t step) {
   const View from = bytes_of(payload, "payload", false);
   const View out = view_of(array, true);
   check_float(out, "out");
-  check_count("payload", codec.encoded_bytes(out.count), from.count);
+  if (codec.fixed_size()) check_count("payload", codec.encoded_bytes(out.count), from.count);
   py::gil_scoped_release released;
-  decode_view(codec, static_cast<const std::byte*>(from.data), out);
+  decode_view({codec, static_cast<const std::byte*>(from.data), from.count, step}, out);
 }
 
 void topk(py::handle array, size_t k, py::handle values, py::handle indices) {
@@ -239,20 +288,24 @@ void topk(py::handle array, size_t k, py::handle values, py::handle indices) {
 
 void register_codec(py::module_& m) {
   py::class_<Codec, CodecHolder>(m, "Codec")
-      .def(py::init([](const std::string& name, int block, double ratio, const std::string& values) {
-             return holder(make_codec(name, {block, ratio, values}));
+      .def(py::init([](const std::string& name, int block, double ratio, const std::string& values,
+                       const std::string& levels, const std::string& rounding, const std::string& scale,
+                       int64_t seed) {
+             return holder(make_codec(name, {block, ratio, values, levels, rounding, scale, seed}));
            }),
-           py::arg("name"), py::arg("block") = 0, py::arg("ratio") = 0.0, py::arg("values") = "")
+           py::arg("name"), py::arg("block") = 0, py::arg("ratio") = 0.0, py::arg("values") = "",
+           py::arg("levels") = "", py::arg("rounding") = "", py::arg("scale") = "", py::arg("seed") = 0)
       .def_property_readonly("name", &Codec::name)
       .def_property_readonly("id", &Codec::id)
       .def_property_readonly("lossy", &Codec::lossy)
       .def_property_readonly("block", &Codec::block)
+      .def_property_readonly("fixed_size", &Codec::fixed_size)
       .def("encoded_bytes", &Codec::encoded_bytes, py::arg("count"))
       .def("__repr__", &Codec::description);
   m.def("codec_names", &codec_names);
   m.attr("HEADER_BYTES") = kHeaderBytes;
   m.def("encode", &encode, py::arg("x"), py::arg("codec"), py::arg("residual") = py::none(),
-        py::arg("out") = py::none());
+        py::arg("out") = py::none(), py::arg("step") = 0);
   m.def(
       "frame_bytes",
       [](py::handle x, const Codec& codec) { return kHeaderBytes + payload_bytes(codec, view_of(x, false)); },
@@ -265,13 +318,14 @@ void register_codec(py::module_& m) {
         info["codec"] = holder(codec_from_wire(f.header.codec, f.header.params));
         info["dtype"] = std::string(name(f.dtype));
         info["count"] = f.header.count;
+        info["step"] = f.header.seq;
         return info;
       },
       py::arg("frame"));
   m.def("decode", &decode, py::arg("frame"), py::arg("out"));
   m.def("decode_add", &decode_add, py::arg("frame"), py::arg("acc"));
-  m.def("quantize", &quantize, py::arg("x"), py::arg("codec"), py::arg("payload"));
-  m.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"));
+  m.def("quantize", &quantize, py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0);
+  m.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0);
   m.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"));
 
   m.def("isa", [] { return std::string(isa_table().kernels.isa); });

@@ -10,7 +10,9 @@ namespace gw::GW_ISA {
 template <class Half>
 struct Cast {
   static constexpr bool kLossy = true;
+  static constexpr const char* kParameters = "";
 
+  static CodecShape shape(const CodecParams&) { return {}; }
   static uint32_t pack(const CodecShape&) { return 0; }
   static bool unpack(uint32_t, CodecShape&) { return true; }
   static std::string arguments(const CodecShape&) { return ""; }
@@ -45,17 +47,9 @@ struct Cast {
 
 struct Bf16 : Cast<bf16_t> {
   static constexpr const char* kName = "bf16";
-  static CodecShape shape(const CodecParams& p) {
-    refuse_parameters(p, kName);
-    return {};
-  }
 };
 struct Fp16 : Cast<f16_t> {
   static constexpr const char* kName = "fp16";
-  static CodecShape shape(const CodecParams& p) {
-    refuse_parameters(p, kName);
-    return {};
-  }
 };
 
 GW_CODEC(1, Bf16)

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "base/error.hpp"
 #include "codec/codec.hpp"
@@ -24,10 +25,17 @@ struct CodecOf {
     using type = Type;                                \
   };
 
-// For codecs without parameters.
-inline void refuse_parameters(const CodecParams& p, const char* codec) {
-  if (p.block != 0 || p.ratio != 0 || !p.values.empty())
-    fail_argument(std::string("codec ") + codec + " takes no parameters");
+// What a codec is, read off its encode: whether it takes a Piece or a count, and whether it returns a size.
+template <class C>
+inline constexpr bool kPlaced = requires(const CodecShape& s, const float* x, const Piece& p, std::byte* to,
+                                         float* loss) { C::encode(s, x, p, to, loss); };
+template <class C>
+constexpr bool has_fixed_size() {
+  using Place = std::conditional_t<kPlaced<C>, Piece, size_t>;
+  using Result = decltype(C::encode(CodecShape{}, nullptr, Place{}, nullptr, nullptr));
+  return std::is_void_v<Result>;
 }
+template <class C>
+inline constexpr bool kFixedSize = has_fixed_size<C>();
 
 }  // namespace gw::GW_ISA

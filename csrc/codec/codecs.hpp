@@ -2,13 +2,18 @@
 //
 // A codec header defines a struct with these static members and ends with GW_CODEC(id, Struct):
 //   kName, kLossy
-//   CodecShape shape(const CodecParams&)            checks; throws Error(argument)
+//   kParameters                                     "block, seed": those it takes, as fields of CodecParams; or ""
+//   CodecShape shape(const CodecParams&)            checks their values; throws Error(argument)
 //   uint32_t pack(const CodecShape&)                wire_params
 //   bool unpack(uint32_t, CodecShape&)              false: not a valid packing (compared canonically by the caller)
 //   std::string arguments(const CodecShape&)        "block=32", or empty
 //   size_t encoded_bytes(const CodecShape&, size_t count)     additive over multiples of block
-//   encode, decode, decode_add                      the loops, as in CodecLoops
-// The first five are used by registry.cpp alone, the loops by driver_cpu.cpp alone. Two codecs of one id do not
+//   encode(shape, x, piece, payload, loss)          the loops; payload and out as in class Codec
+//   decode, decode_add(shape, payload, piece, out)
+// A codec that needs no place takes `size_t count` instead of the piece. One whose size depends on the data returns the
+// bytes from encode, takes decode(shape, payload, bytes, piece, out) and returns the bytes it used; its encoded_bytes is
+// the most that encode writes. driver_cpu.cpp makes CodecLoops of either, and adds the residual.
+// The first six are used by registry.cpp alone, the loops by driver_cpu.cpp alone. Two codecs of one id do not
 // compile.
 #pragma once
 #include "codec/cast.hpp"

@@ -89,4 +89,9 @@ void fail_payload(const char* what, size_t at_element) {
                                     "); the frame was damaged or is not a gradwire frame");
 }
 
+void fail_truncated(size_t expected, size_t got) {
+  throw Error(ErrorKind::frame, "malformed payload: expected " + std::to_string(expected) + " bytes, got " +
+                                    std::to_string(got));
+}
+
 }  // namespace gw

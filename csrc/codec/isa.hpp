@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "codec/codec.hpp"
 #include "codec/kernels.hpp"
 
 namespace gw {
@@ -17,14 +18,17 @@ struct CodecShape {
   uint32_t block = 1;   // elements
   uint32_t k = 0;       // top-k: kept elements of a full block
   uint32_t values = 0;  // top-k: ValueKind
+  uint32_t seed = 0;
 };
 
-// Same meaning as the functions of class Codec.
+// Same meaning as the functions of class Codec; the shape stands for its `this`.
 struct CodecLoops {
-  void (*encode)(const CodecShape& shape, const float* x, size_t count, std::byte* payload,
-                 float* loss) = nullptr;
-  void (*decode)(const CodecShape& shape, const std::byte* payload, size_t count, float* out) = nullptr;
-  void (*decode_add)(const CodecShape& shape, const std::byte* payload, size_t count, float* acc) = nullptr;
+  size_t (*encode)(const CodecShape& shape, const float* x, const float* owed, const Piece& piece,
+                   std::byte* payload, float* loss) = nullptr;
+  size_t (*decode)(const CodecShape& shape, const std::byte* payload, size_t bytes, const Piece& piece,
+                   float* out) = nullptr;
+  size_t (*decode_add)(const CodecShape& shape, const std::byte* payload, size_t bytes, const Piece& piece,
+                       float* acc) = nullptr;
 };
 
 // Ids in use are below this; raise it when a codec needs more.
@@ -52,5 +56,6 @@ void use_isa(std::string_view isa);
 // Called from the per-instruction-set code, which must not build strings itself.
 [[noreturn]] void fail_kernel(const char* what);                      // a bug of the caller: Error(internal)
 [[noreturn]] void fail_payload(const char* what, size_t at_element);  // hostile bytes: Error(frame)
+[[noreturn]] void fail_truncated(size_t expected, size_t got);        // the same, bytes
 
 }  // namespace gw

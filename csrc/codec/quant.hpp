@@ -115,11 +115,9 @@ struct Block {
 template <int Bits>
 struct BlockQuantizer {
   static constexpr bool kLossy = true;
+  static constexpr const char* kParameters = "block";
 
   static CodecShape checked_shape(const CodecParams& p, const char* name, int standard) {
-    if (p.ratio != 0 || !p.values.empty())
-      fail_argument(std::string("codec ") + name +
-                    " takes one parameter, block; ratio and values belong to topk");
     const int block = p.block == 0 ? standard : p.block;
     if (block != 32 && block != 64 && block != 128)
       fail_argument(std::string("codec ") + name + ": block must be 32, 64 or 128, got " +

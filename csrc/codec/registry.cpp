@@ -12,7 +12,9 @@ namespace {
 
 struct Entry {
   const char* name = nullptr;  // null: no codec of this id
+  const char* parameters = nullptr;
   bool lossy = false;
+  bool fixed_size = true;
   CodecShape (*shape)(const CodecParams&) = nullptr;
   uint32_t (*pack)(const CodecShape&) = nullptr;
   bool (*unpack)(uint32_t, CodecShape&) = nullptr;
@@ -28,7 +30,8 @@ template <int Id>
 void fill(Registry& r) {
   using C = typename GW_ISA::CodecOf<Id>::type;
   if constexpr (!std::is_same_v<C, GW_ISA::NoCodec>)
-    r.entries[Id] = {C::kName, C::kLossy, C::shape, C::pack, C::unpack, C::arguments, C::encoded_bytes};
+    r.entries[Id] = {C::kName, C::kParameters, C::kLossy,    GW_ISA::kFixedSize<C>, C::shape,
+                     C::pack,  C::unpack,      C::arguments, C::encoded_bytes};
   if constexpr (Id + 1 < kCodecIds) fill<Id + 1>(r);
 }
 
@@ -55,16 +58,18 @@ class ListedCodec final : public Codec {
   }
   bool lossy() const override { return entry_.lossy; }
   size_t block() const override { return shape_.block; }
+  bool fixed_size() const override { return entry_.fixed_size; }
   size_t encoded_bytes(size_t count) const override { return entry_.encoded_bytes(shape_, count); }
 
-  void encode(const float* x, size_t count, std::byte* payload, float* loss) const override {
-    loops().encode(shape_, x, count, payload, loss);
+  size_t encode(const float* x, const float* owed, const Piece& piece, std::byte* payload,
+                float* loss) const override {
+    return loops().encode(shape_, x, owed, piece, payload, loss);
   }
-  void decode(const std::byte* payload, size_t count, float* out) const override {
-    loops().decode(shape_, payload, count, out);
+  size_t decode(const std::byte* payload, size_t bytes, const Piece& piece, float* out) const override {
+    return loops().decode(shape_, payload, bytes, piece, out);
   }
-  void decode_add(const std::byte* payload, size_t count, float* acc) const override {
-    loops().decode_add(shape_, payload, count, acc);
+  size_t decode_add(const std::byte* payload, size_t bytes, const Piece& piece, float* acc) const override {
+    return loops().decode_add(shape_, payload, bytes, piece, acc);
   }
 
  private:
@@ -82,6 +87,26 @@ std::string known_codecs() {
   return text;
 }
 
+// Refuses what the codec does not take; the values are checked by its shape().
+void check_taken(const Entry& e, const CodecParams& p) {
+  const std::string_view taken = e.parameters;
+  const auto refuse_if = [&](bool given, const char* parameter) {
+    if (!given || taken.find(parameter) != taken.npos) return;
+    fail_argument(std::string("codec ") + e.name + " has no parameter " + parameter + "; it takes " +
+                  (taken.empty() ? "no parameters" : std::string(taken)));
+  };
+  refuse_if(p.block != 0, "block");
+  refuse_if(p.ratio != 0, "ratio");
+  refuse_if(!p.values.empty(), "values");
+  refuse_if(!p.levels.empty(), "levels");
+  refuse_if(!p.rounding.empty(), "rounding");
+  refuse_if(!p.scale.empty(), "scale");
+  refuse_if(p.seed != 0, "seed");
+  if (p.seed < 0 || p.seed > 65535)
+    fail_argument(std::string("codec ") + e.name + ": seed must be from 0 to 65535, got " +
+                  std::to_string(p.seed));
+}
+
 }  // namespace
 
 std::vector<std::string> codec_names() {
@@ -94,8 +119,9 @@ std::vector<std::string> codec_names() {
 CodecPtr make_codec(const std::string& name, const CodecParams& params) {
   for (int id = 0; id < kCodecIds; ++id) {
     const Entry& e = registry().entries[id];
-    if (e.name && name == e.name)
-      return std::make_shared<ListedCodec>(static_cast<uint8_t>(id), e.shape(params));
+    if (!e.name || name != e.name) continue;
+    check_taken(e, params);
+    return std::make_shared<ListedCodec>(static_cast<uint8_t>(id), e.shape(params));
   }
   fail_argument("unknown codec \"" + name + "\"; known: " + known_codecs());
 }

@@ -21,6 +21,7 @@ enum ValueKind : uint32_t { kValuesBf16 = 0, kValuesFp32 = 1, kValuesInt8 = 2 };
 struct TopK {
   static constexpr const char* kName = "topk";
   static constexpr bool kLossy = true;
+  static constexpr const char* kParameters = "block, ratio, values";
   static constexpr uint32_t kBlock = 4096;
 
   static CodecShape shape(const CodecParams& p) {

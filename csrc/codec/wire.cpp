@@ -14,10 +14,14 @@ std::string expected_got(const char* what, uint64_t expected, uint64_t got) {
   return std::string(what) + ": expected " + std::to_string(expected) + ", got " + std::to_string(got);
 }
 
-uint64_t payload_bytes_of(const FrameHeader& h) {
+void check_payload_bytes(const FrameHeader& h, const Codec& codec) {
   // raw frames keep their dtype; codecs work on fp32 and remember a float dtype only
-  if (h.codec == kRawCodec) return h.count * size_of(static_cast<DType>(h.dtype));
-  return codec_from_wire(h.codec, h.params)->encoded_bytes(h.count);
+  const uint64_t expected =
+      h.codec == kRawCodec ? h.count * size_of(static_cast<DType>(h.dtype)) : codec.encoded_bytes(h.count);
+  if (codec.fixed_size() ? h.payload_bytes != expected : h.payload_bytes > expected)
+    refuse(
+        expected_got(codec.fixed_size() ? "payload_bytes for this codec and count" : "payload_bytes, at most",
+                     expected, h.payload_bytes));
 }
 
 std::string codec_text(const FrameHeader& h) {
@@ -41,17 +45,17 @@ FrameHeader parse_checked(const std::byte* frame, size_t bytes) {
   if (h.collective != 0)
     refuse("it is a message of a collective (id " + std::to_string(h.collective) +
            "), not a stand-alone frame");
-  if (h.op | h.algorithm | h.lane | h.flags | h.seq | h.segment | h.chunk | h.round | h.epoch | h.config)
+  if (h.op | h.algorithm | h.lane | h.flags | h.segment | h.chunk | h.round | h.epoch | h.config)
     refuse("a field that is reserved in stand-alone frames is not zero");
   if (!valid(static_cast<DType>(h.dtype))) refuse(expected_got("dtype id, at most 7", 1, h.dtype));
-  codec_from_wire(h.codec, h.params);  // throws Error(frame) for an unknown codec or bad parameters
+  const CodecPtr codec =
+      codec_from_wire(h.codec, h.params);  // throws Error(frame) for an unknown codec or bad parameters
   if (h.codec != kRawCodec && !is_float(static_cast<DType>(h.dtype)))
     refuse("codec id " + std::to_string(h.codec) + " holds floats, the header says " +
            std::string(name(static_cast<DType>(h.dtype))));
   if (h.count > kMaxCount) refuse("count " + std::to_string(h.count) + " is above 2^48");
   if (h.total != h.count) refuse(expected_got("total", h.count, h.total));
-  if (h.payload_bytes != payload_bytes_of(h))
-    refuse(expected_got("payload_bytes for this codec and count", payload_bytes_of(h), h.payload_bytes));
+  check_payload_bytes(h, *codec);
   if (bytes - kHeaderBytes != h.payload_bytes)
     refuse(expected_got(bytes - kHeaderBytes < h.payload_bytes ? "truncated; bytes after the header"
                                                                : "trailing bytes; bytes after the header",

@@ -28,7 +28,7 @@ struct FrameHeader {
   uint8_t codec = kRawCodec;
   uint8_t dtype = 0;       // DType of the array the values came from
   uint8_t collective = 0;  // Collective; 0: a stand-alone frame, whose fields from `op` on, but count,
-                           // payload_bytes, total and params, are 0
+                           // payload_bytes, total, seq and params, are 0
   uint8_t op = 0;          // ReduceOp
   uint8_t algorithm = 0;   // Algorithm id
   uint8_t lane = 0;
@@ -37,7 +37,7 @@ struct FrameHeader {
   uint64_t count = 0;          // elements in this frame
   uint64_t payload_bytes = 0;  // bytes after the header
   uint64_t total = 0;          // elements of the whole operation; stand-alone: count
-  uint64_t seq = 0;            // number of the operation in its communicator
+  uint64_t seq = 0;            // number of the operation in its communicator; stand-alone: the step
   uint32_t segment = 0;
   uint16_t chunk = 0;
   uint16_t round = 0;
@@ -68,7 +68,7 @@ inline bool header_equals(const std::byte* got, const std::byte* expected) {
 
 // A stand-alone frame, header and payload, exactly `bytes` long. Throws Error(frame) that says what was expected and
 // what was found. On return every field is in range and payload_bytes fits both the count and the buffer; values of
-// the payload (codes, scales, top-k indices) are checked by decode.
+// the payload (codes, scales, top-k indices) are checked by decode, and so is the size where it depends on them.
 FrameHeader parse_checked(const std::byte* frame, size_t bytes);
 
 // "all_reduce #12 sum float32[1000] codec int4(block=32) algorithm ring ...": one side of a mismatch message. The

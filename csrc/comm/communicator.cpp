@@ -57,6 +57,13 @@ std::shared_ptr<Work> Communicator::prepare_shared(Collective collective, const 
 
 // ---- arguments ---------------------------------------------------------------------------------------------------
 
+// A lossless codec changes no result, so where it cannot work the bytes simply travel as they are.
+bool Communicator::goes_coded(DType dtype, const CallOptions& o) {
+  if (!o.codec || o.codec->id() == kRawCodec) return false;
+  return o.codec->lossy() ||
+         (is_float(dtype) && size_of(dtype) <= 4 && (o.op == ReduceOp::sum || o.op == ReduceOp::avg));
+}
+
 size_t Communicator::checked_count(Collective collective, const View& in, const View& out) const {
   if (in.dtype != out.dtype)
     fail_argument("input and output must have the same dtype, got " + sized(in) + " and " + sized(out));
@@ -121,7 +128,7 @@ Communicator::Prepared Communicator::check_and_plan(Collective collective, const
                       .op = o.op,
                       .dtype = in.dtype,
                       .count = count,
-                      .codec = o.codec && o.codec->lossy() ? o.codec : nullptr,
+                      .codec = goes_coded(in.dtype, o) ? o.codec : nullptr,
                       .algorithm = {},
                       .peer = p2p || collective == Collective::broadcast ? o.peer : -1,
                       .tag = o.tag,

@@ -54,6 +54,7 @@ class Communicator {
   };
   Prepared check_and_plan(Collective collective, const View& in, const View& out, const CallOptions& options);
   size_t checked_count(Collective collective, const View& in, const View& out) const;
+  static bool goes_coded(DType dtype, const CallOptions& options);
   void check_reduction(Collective collective, DType dtype, const CallOptions& options) const;
   std::shared_ptr<const Plan> plan_for(Operation operation, std::string_view algorithm);
 

@@ -1,6 +1,7 @@
 #include "comm/executor.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.hpp"
 #include "codec/kernels.hpp"
@@ -67,12 +68,13 @@ bool Executor::advance() {
 bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   const int peer = lane.peers[u.first_peer];
   Channel& channel = transport_->channel(peer, lane.channel_lane);
-  const size_t bytes = kHeaderBytes + u.payload_bytes;
-  std::byte* message = channel.reserve(bytes);
+  std::byte* message = channel.reserve(kHeaderBytes + u.payload_bytes);
   if (!message) return false;
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
-  write_header(header(lane, u), message);
-  fill(u, message + kHeaderBytes, copy_tuners_[peer]);
+  FrameHeader h = header(lane, u);
+  h.payload_bytes = fill(u, message + kHeaderBytes, copy_tuners_[peer]);
+  write_header(h, message);
+  const size_t bytes = kHeaderBytes + h.payload_bytes;
   channel.commit(bytes);
   if (trace_->on())
     trace_->add({u.encode ? "encode+send" : "send", start, Clock::now(), seq_, peer, u.chunk,
@@ -80,45 +82,60 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   return true;
 }
 
-void Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
-  if (!u.payload_bytes) return;
+// Writes the payload; returns its size.
+size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
+  if (!u.payload_bytes) return 0;
   const Codec* codec = plan_->operation.codec.get();
   if (!codec) {
     tuner.copy(own_value(u), payload, u.payload_bytes);
-    return;
+    return u.payload_bytes;
   }
-  std::byte* frame = u.slot == kNoSlot ? payload : frames_ + u.slot;
+  const bool slotted = u.slot != kNoSlot;
+  Payload frame{payload, 0};
   if (u.encode) {
-    float* loss = residual(u);
     // A completed value that starts here (broadcast, all_gather) has no residual: nobody sums it.
-    if (u.complete) loss = nullptr;
-    const DType dtype = plan_->operation.dtype;
-    kernels().load(dtype, own_value(u), u.complete ? nullptr : owed(u), scratch_, u.count);
-    codec->encode(scratch_, u.count, frame, loss);
-    if (u.adopt) store_received(u, frame);
+    float* loss = u.complete ? nullptr : residual(u);
+    const float* debt = u.complete ? nullptr : owed(u);
+    const auto* value = static_cast<const float*>(own_value(u));
+    if (plan_->operation.dtype != DType::f32) {
+      kernels().load(plan_->operation.dtype, own_value(u), debt, scratch_, u.count);
+      value = scratch_;
+      debt = nullptr;
+    }
+    std::byte* to = slotted ? frames_ + u.slot + kSlotHead : payload;
+    frame.bytes = codec->encode(value, debt, piece(u, plan_->rank), to, loss);
+    frame.data = slotted ? keep(u, frame.bytes) : to;
+    if (u.adopt) adopt(u, frame);
+  } else {
+    frame = kept(u);
   }
-  if (frame != payload) tuner.copy(frame, payload, u.payload_bytes);
+  if (slotted) tuner.copy(frame.data, payload, frame.bytes);
+  return frame.bytes;
 }
 
 // ---- receiving -------------------------------------------------------------------------------------------------
 
-// The payload of the unit's message from `peer`, once all of it is here; its header is checked first, against local
-// geometry, so that a peer that runs something else is found out even if its message is shorter.
-const std::byte* Executor::arrived(int peer, const LanePlan& lane, const Unit& u) {
+// The payload of the unit's message from `peer`, once all of it is here, or no data; its header is checked first,
+// against local geometry, so that a peer that runs something else is found out even if its message is shorter. The one
+// received number that counts is the size of a payload whose codec has no fixed one, and only up to the local bound.
+Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   Channel& channel = transport_->channel(peer, lane.channel_lane);
   const std::byte* got = channel.peek(kHeaderBytes);
-  if (!got) return nullptr;
+  if (!got) return {};
   alignas(64) std::byte expected[kHeaderBytes];
-  write_header(header(lane, u), expected);
+  FrameHeader h = header(lane, u);
+  if (plan_->operation.codec && !plan_->operation.codec->fixed_size())
+    h.payload_bytes = std::min<uint64_t>(read_header(got).payload_bytes, u.payload_bytes);
+  write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
-  const std::byte* whole = channel.peek(kHeaderBytes + u.payload_bytes);
-  return whole ? whole + kHeaderBytes : nullptr;
+  const std::byte* whole = channel.peek(kHeaderBytes + h.payload_bytes);
+  return whole ? Payload{whole + kHeaderBytes, h.payload_bytes} : Payload{};
 }
 
 bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
   for (uint32_t i = 0; i < u.peers; ++i) {
     spans_[i] = arrived(lane.peers[u.first_peer + i], lane, u);
-    if (!spans_[i]) return false;
+    if (!spans_[i].data) return false;
   }
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
   if (u.payload_bytes) {
@@ -129,28 +146,45 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
     else
       fold_raw(lane, u);
   }
-  const size_t bytes = kHeaderBytes + u.payload_bytes;
-  for (uint32_t i = 0; i < u.peers; ++i)
-    transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).consume(bytes);
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < u.peers; ++i) {
+    transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane)
+        .consume(kHeaderBytes + spans_[i].bytes);
+    bytes += kHeaderBytes + spans_[i].bytes;
+  }
   if (trace_->on())
     trace_->add({u.kind == StepKind::recv ? "recv" : "reduce", start, Clock::now(), seq_,
-                 lane.peers[u.first_peer], u.chunk, static_cast<int>(u.segment), bytes * u.peers});
+                 lane.peers[u.first_peer], u.chunk, static_cast<int>(u.segment), bytes});
   return true;
 }
 
-void Executor::store_received(const Unit& u, const std::byte* payload) {
-  const Codec* codec = plan_->operation.codec.get();
-  if (!codec) {
-    kernels().copy(payload, output(u), u.payload_bytes);
+void Executor::store_received(const Unit& u, Payload payload) {
+  if (!plan_->operation.codec) {
+    kernels().copy(payload.data, output(u), payload.bytes);
     return;
   }
-  if (u.keep_frame) kernels().copy(payload, frames_ + u.slot, u.payload_bytes);
+  if (u.keep_frame) kernels().copy(payload.data, keep(u, payload.bytes), payload.bytes);
+  adopt(u, payload);
+}
+
+// The output becomes what the frame says.
+void Executor::adopt(const Unit& u, Payload payload) {
   if (plan_->operation.dtype == DType::f32) {
-    codec->decode(payload, u.count, static_cast<float*>(output(u)));
+    decode(u, payload, static_cast<float*>(output(u)), false);
   } else {
-    codec->decode(payload, u.count, scratch_);
+    decode(u, payload, scratch_, false);
     kernels().store(plan_->operation.dtype, scratch_, 1.0f, output(u), u.count);
   }
+}
+
+void Executor::decode(const Unit& u, Payload payload, float* out, bool add) const {
+  const Codec& codec = *plan_->operation.codec;
+  const Piece p = piece(u, 0);
+  const size_t used = add ? codec.decode_add(payload.data, payload.bytes, p, out)
+                          : codec.decode(payload.data, payload.bytes, p, out);
+  if (used != payload.bytes)
+    throw Error(ErrorKind::frame, "malformed payload: " + std::to_string(payload.bytes) + " bytes came, " +
+                                      std::to_string(used) + " were needed");
 }
 
 // One pass over all sources in rank order, this rank at its own place.
@@ -162,7 +196,7 @@ void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
       sources_[n++] = own_value(u);
       own_placed = true;
     }
-    sources_[n++] = spans_[i];
+    sources_[n++] = spans_[i].data;
   }
   if (!own_placed) sources_[n++] = own_value(u);
   const Operation& op = plan_->operation;
@@ -176,15 +210,12 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
   const Kernels& k = kernels();
   float* loss = residual(u);
   bool first = true;
-  const auto add_frame = [&](const std::byte* frame) {
-    if (first)
-      codec.decode(frame, u.count, scratch_);
-    else
-      codec.decode_add(frame, u.count, scratch_);
+  const auto add_frame = [&](Payload frame) {
+    decode(u, frame, scratch_, !first);
     first = false;
   };
   const auto add_own = [&] {
-    if (u.own_frame) return add_frame(frames_ + u.slot);
+    if (u.own_frame) return add_frame(kept(u));
     (first ? k.load : k.load_add)(dtype, own_value(u), owed(u), scratch_, u.count);
     first = false;
   };
@@ -202,11 +233,15 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
   if (u.encode) {
     // The owner encodes once and takes what it encoded, so that all replicas hold the same bits.
     if (scale != 1.0f) k.scale(scratch_, scale, u.count);
-    codec.encode(scratch_, u.count, frames_ + u.slot, loss);
+    // what a lossless codec sends must be what the array can hold
+    if (!codec.lossy()) k.store(dtype, scratch_, 1.0f, output(u), u.count);
+    if (!codec.lossy()) k.load(dtype, output(u), nullptr, scratch_, u.count);
+    const size_t bytes =
+        codec.encode(scratch_, nullptr, piece(u, plan_->rank), frames_ + u.slot + kSlotHead, loss);
+    keep(u, bytes);
     // The residual is counted in units of one rank's share: what is lost of an average weighs size times as much.
     if (loss && scale != 1.0f) k.scale(loss, static_cast<float>(plan_->size), u.count);
-    codec.decode(frames_ + u.slot, u.count, scratch_);
-    k.store(dtype, scratch_, 1.0f, output(u), u.count);
+    adopt(u, kept(u));
   } else {
     if (loss && u.from_input && !u.own_frame)
       std::fill_n(loss, u.count, 0.0f);  // paid out above, nothing lost
@@ -233,6 +268,23 @@ FrameHeader Executor::header(const LanePlan& lane, const Unit& u) const {
   h.chunk = to_me ? static_cast<uint16_t>(plan_->rank) : u.chunk;
   h.segment = u.segment;
   return h;
+}
+
+// encoder: the rank whose frame it is; a decoder says 0.
+Piece Executor::piece(const Unit& u, int encoder) const {
+  return {.count = u.count, .first = u.first, .step = seq_, .stream = static_cast<uint32_t>(encoder)};
+}
+
+Payload Executor::kept(const Unit& u) const {
+  size_t bytes;
+  std::memcpy(&bytes, frames_ + u.slot, sizeof(bytes));
+  return {frames_ + u.slot + kSlotHead, bytes};
+}
+
+// Notes the size of a frame; returns where its payload lies.
+std::byte* Executor::keep(const Unit& u, size_t bytes) {
+  std::memcpy(frames_ + u.slot, &bytes, sizeof(bytes));
+  return frames_ + u.slot + kSlotHead;
 }
 
 void Executor::mismatch(int peer, const std::byte* got, const std::byte* expected) const {
@@ -278,8 +330,7 @@ std::vector<int> Executor::waiting_for() const {
       const Unit& u = lane.receives[c.receives];
       for (uint32_t i = 0; i < u.peers; ++i) {
         const int peer = lane.peers[u.first_peer + i];
-        if (!transport_->channel(peer, lane.channel_lane).peek(kHeaderBytes + u.payload_bytes))
-          peers.push_back(peer);
+        if (!arrived(peer, lane, u).data) peers.push_back(peer);
       }
     }
     if (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after)

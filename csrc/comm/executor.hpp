@@ -41,13 +41,18 @@ class Executor {
   };
   bool try_send(const LanePlan& lane, const Unit& unit);
   bool try_receive(const LanePlan& lane, const Unit& unit);
-  void fill(const Unit& unit, std::byte* payload, CopyTuner& tuner);
+  size_t fill(const Unit& unit, std::byte* payload, CopyTuner& tuner);
   void fold_raw(const LanePlan& lane, const Unit& unit);
   void fold_coded(const LanePlan& lane, const Unit& unit);
-  void store_received(const Unit& unit, const std::byte* payload);
-  const std::byte* arrived(int peer, const LanePlan& lane, const Unit& unit);
+  void store_received(const Unit& unit, Payload payload);
+  Payload arrived(int peer, const LanePlan& lane, const Unit& unit) const;
+  void adopt(const Unit& unit, Payload payload);
+  void decode(const Unit& unit, Payload payload, float* out, bool add) const;
   [[noreturn]] void mismatch(int peer, const std::byte* got, const std::byte* expected) const;
   FrameHeader header(const LanePlan& lane, const Unit& unit) const;
+  Piece piece(const Unit& unit, int encoder) const;
+  Payload kept(const Unit& unit) const;
+  std::byte* keep(const Unit& unit, size_t bytes);
 
   const void* input(const Unit& unit) const;
   void* output(const Unit& unit) const;
@@ -65,7 +70,7 @@ class Executor {
   Trace* trace_ = nullptr;
   float* scratch_ = nullptr;
   std::byte* frames_ = nullptr;
-  const std::byte** spans_ = nullptr;  // payloads of the unit at hand, one per peer
+  Payload* spans_ = nullptr;  // payloads of the unit at hand, one per peer
   const void** sources_ = nullptr;
   CopyTuner* copy_tuners_ = nullptr;  // one per peer
 };

@@ -32,11 +32,13 @@ struct Geometry {
 Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings,
                        bool p2p) {
   const size_t element = size_of(op.dtype);
-  const size_t align = std::max(op.codec ? op.codec->block() : 1, 64 / element);
+  const size_t line = 64 / element, align = std::max(op.codec ? op.codec->block() : 1, line);
   Geometry g;
   g.shares = has_shares(op.collective);
   const auto chunks = static_cast<size_t>(schedule.chunks);
-  g.chunk_elements = g.shares ? op.count : round_up((op.count + chunks - 1) / chunks, align);
+  // Chunks decide the order of sums: a lossless codec must cut the same ones as no codec.
+  const size_t cut = op.codec && op.codec->lossy() ? align : line;
+  g.chunk_elements = g.shares ? op.count : round_up((op.count + chunks - 1) / chunks, cut);
   g.total = g.shares ? op.count * chunks : op.count;
   // Pieces that stay in cache and still give a chunk several of them to overlap. Coded segments are cut by their fp32
   // scratch (L2-sized) rather than by their payload. (p2p channels are a quarter as large.)
@@ -117,6 +119,8 @@ void place(Unit& u, const Operation& op, const Geometry& g, int rank) {
   const size_t length = g.length(u.chunk);
   u.count = std::min(g.segment_elements, length - std::min(length, begin));
   u.in_offset = u.out_offset = g.begin(u.chunk) + begin;
+  // the two ends of an all_to_all know a block by different numbers
+  u.first = op.collective == Collective::all_to_all ? begin : u.in_offset;
   if (op.collective == Collective::all_gather && u.chunk == rank) u.in_offset = begin;
   if (op.collective == Collective::reduce_scatter && u.chunk == rank) u.out_offset = begin;
   u.payload_bytes = op.codec ? op.codec->encoded_bytes(u.count) : u.count * size_of(op.dtype);
@@ -132,7 +136,7 @@ struct LaneBuilder {
 
   size_t slot(int chunk, const Unit& u) {
     const auto [it, fresh] = slots.try_emplace({chunk, u.segment}, store_bytes);
-    if (fresh) store_bytes += round_up(u.payload_bytes, 64);
+    if (fresh) store_bytes += kSlotHead + round_up(u.payload_bytes, 64);
     return it->second;
   }
 

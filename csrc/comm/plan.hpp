@@ -15,6 +15,8 @@
 namespace gw {
 
 inline constexpr size_t kNoSlot = ~size_t{0};
+inline constexpr size_t kSlotHead =
+    64;  // in front of a kept payload: its size; a cache line, so that it stays aligned
 
 struct Unit {
   StepKind kind = StepKind::send;
@@ -28,8 +30,9 @@ struct Unit {
   int step = 0;             // index into the lane's steps, for error messages
   uint32_t first_peer = 0, peers = 0;               // into LanePlan::peers
   size_t in_offset = 0, out_offset = 0, count = 0;  // elements
-  size_t payload_bytes = 0;
-  size_t slot = kNoSlot;  // where the frame is kept, bytes into the frame store
+  uint64_t first = 0;        // place of the elements in the whole operation: a codec's key for random numbers
+  size_t payload_bytes = 0;  // at most, if the codec's size depends on the values
+  size_t slot = kNoSlot;  // where the frame is kept, bytes into the frame store: its size, then the payload
   uint32_t after = 0;     // units of the lane's other queue that must be done before this one may start
   uint16_t round = 0, chunk = 0;
   uint32_t segment = 0;

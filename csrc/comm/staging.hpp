@@ -10,6 +10,12 @@
 
 namespace gw {
 
+// A peer's payload where it lies.
+struct Payload {
+  const std::byte* data = nullptr;
+  size_t bytes = 0;
+};
+
 class Staging {
  public:
   // fp32 scratch of one segment: values on their way into or out of a codec.
@@ -17,7 +23,7 @@ class Staging {
   // Coded frames kept for forwarding: at most the coded size of the whole operation.
   std::byte* frames(size_t bytes) { return grow(frames_, frames_size_, bytes); }
   // One entry per source of a fold.
-  const std::byte** spans(size_t n) {
+  Payload* spans(size_t n) {
     if (spans_.size() < n) spans_.resize(n);
     return spans_.data();
   }
@@ -48,7 +54,7 @@ class Staging {
   std::unique_ptr<float, Free> scratch_;
   std::unique_ptr<std::byte, Free> frames_;
   size_t scratch_size_ = 0, frames_size_ = 0;
-  std::vector<const std::byte*> spans_;
+  std::vector<Payload> spans_;
   std::vector<const void*> sources_;
   std::vector<CopyTuner> copy_tuners_;
 };

@@ -15,14 +15,14 @@ inline constexpr int kCollectiveLanes = 2;
 inline constexpr int kP2pLane = 2;
 inline constexpr int kLanes = 3;
 
-// Ordered, reliable messages to and from one peer on one lane. Both sides know every message's size beforehand (from
-// local geometry, never from the wire), so a channel carries no lengths. A message is at most capacity() / 4 bytes.
+// Ordered, reliable messages to and from one peer on one lane. A channel carries no lengths: the receiver says how long
+// a message is when it peeks and consumes. A message is at most capacity() / 4 bytes.
 class Channel {
  public:
   virtual ~Channel() = default;
   // Room for one whole outgoing message, contiguous and 64-byte aligned at least for shm, or null: not now.
   virtual std::byte* reserve(size_t bytes) = 0;
-  // Sends the message written into the last reserve(). Exactly as many bytes as reserved.
+  // Sends the message written into the last reserve(). At most as many bytes as reserved.
   virtual void commit(size_t bytes) = 0;
   // The first `bytes` bytes of the oldest unread message, contiguous, valid until consume(), or null: not here yet.
   // May be called again with more bytes (header first, then header and payload).

@@ -13,7 +13,15 @@ from gradwire.errors import ArgumentError
 __all__ = ["Codec", "codec", "codecs", "decode", "decode_add", "encode"]
 
 _SPEC = re.compile(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*")
-_PARAMETERS = {"block": int, "ratio": float, "values": str}
+_PARAMETERS = {
+    "block": int,
+    "ratio": float,
+    "values": str,
+    "levels": str,
+    "rounding": str,
+    "scale": str,
+    "seed": int,
+}
 
 
 def codec(name: str, **parameters: Any) -> Codec:
@@ -23,6 +31,8 @@ def codec(name: str, **parameters: Any) -> Codec:
     block: elements that share a scale (int8, int4) or a selection (topk). ratio: kept share of each block
     (topk).
     values: how kept values travel, "fp32", "bf16" or "int8" (topk).
+    seed: 0 to 65535, of whatever the codec draws at random; the numbers also depend on the step and the
+    element, not on how an array is split.
     Raises ArgumentError for an unknown name, or a parameter that the codec does not take.
 
     >>> import gradwire
@@ -82,13 +92,15 @@ def as_codec(choice: Codec | str | None) -> Codec | None:
     raise ArgumentError(f"codec must be a name, a gradwire.Codec or None, got {type(choice).__name__}")
 
 
-def encode(x: Any, codec: Codec | str, residual: Any | None = None) -> Any:
+def encode(x: Any, codec: Codec | str, residual: Any | None = None, step: int = 0) -> Any:
     """Encode an array into one frame: a 64-byte header and the payload (see csrc/codec/WIRE_FORMAT.md).
 
     x: float array of any shape. residual: fp32, as many elements as x; it is added to x before encoding and
-    overwritten with what the encoding lost (error feedback).
-    Returns uint8[64 + codec.encoded_bytes(x.size)] (identity: 64 + the bytes of x), a torch tensor if x is
-    one, else a NumPy array. Raises ArgumentError if x is not contiguous or not floating point.
+    overwritten with what the encoding lost (error feedback). step: for codecs with a seed, so that every step
+    draws other numbers; it travels in the header.
+    Returns uint8[64 + codec.encoded_bytes(x.size)] (identity: 64 + the bytes of x; fewer from a codec without
+    a fixed size), a torch tensor if x is one, else a NumPy array. Raises ArgumentError if x is not contiguous
+    or not floating point.
 
     >>> import gradwire, numpy as np
     >>> frame = gradwire.encode(np.linspace(-1, 1, 64, dtype=np.float32), "int8")
@@ -101,8 +113,7 @@ def encode(x: Any, codec: Codec | str, residual: Any | None = None) -> Any:
     # identity keeps the array's own bytes, every other codec starts from fp32
     payload = chosen.encoded_bytes(arrays.count_and_dtype(x)[0]) if chosen.id else arrays.nbytes(x)
     frame = arrays.empty(x, _native.HEADER_BYTES + payload, "uint8")
-    _native.encode(x, chosen, residual, frame)
-    return frame
+    return _native.encode(x, chosen, residual, frame, step)
 
 
 def decode(frame: Any, out: Any | None = None) -> Any:

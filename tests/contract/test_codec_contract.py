@@ -262,7 +262,7 @@ def test_error_on_gaussian_data_is_below_the_bar(name: str, block: int, percent:
     [
         ("int5", {}, "known: identity, bf16, fp16, int8, int4, topk"),
         ("int8", {"block": 33}, "32, 64 or 128"),
-        ("int8", {"ratio": 0.1}, "belong to topk"),
+        ("int8", {"ratio": 0.1}, "it takes block"),
         ("bf16", {"block": 32}, "no parameters"),
         ("topk", {"ratio": 1.5}, "at most 1"),
         ("topk", {"ratio": -0.1}, "above 0"),

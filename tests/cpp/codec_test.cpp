@@ -185,8 +185,8 @@ TEST_CASE("the loss may overwrite the values") {
     const auto codec = make_codec(name);
     std::vector<std::byte> a(codec->encoded_bytes(x.size())), b(a.size());
     std::vector<float> loss(x.size()), in_place = x;
-    codec->encode(x.data(), x.size(), a.data(), loss.data());
-    codec->encode(in_place.data(), x.size(), b.data(), in_place.data());
+    codec->encode(x.data(), nullptr, {.count = x.size()}, a.data(), loss.data());
+    codec->encode(in_place.data(), nullptr, {.count = x.size()}, b.data(), in_place.data());
     CHECK(a == b);
     CHECK(loss == in_place);
   }
