@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +44,28 @@ def nothing_stays_in_dev_shm() -> Iterator[None]:
     before = _shared_memory()
     yield
     assert _shared_memory() <= before, "a test left shared memory behind"
+
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+_labs = itertools.count()
+
+
+@pytest.fixture
+def make_lab() -> Iterator[Callable[..., Any]]:
+    """make_lab(hosts, rate): hosts on cables of their own (benchmarks/lab.py); skips where not allowed."""
+    import lab
+
+    problem = lab.why_not()
+    if problem:
+        pytest.skip(f"no network lab: {problem}")
+    made: list[lab.Lab] = []
+
+    def make(hosts: int, rate: str | None = None) -> lab.Lab:
+        # a name of its own each time: the kernel takes a moment to forget the devices of a deleted namespace
+        made.append(lab.Lab(hosts, rate, name=f"gwt{os.getpid() % 100000}x{next(_labs)}x"[:13]))
+        made[-1].up()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.down()

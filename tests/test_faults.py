@@ -5,18 +5,17 @@ Every survivor must raise, within the timeout, an error that names the culprit. 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import select
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,51 +208,15 @@ def test_nothing_stays_behind_after_a_crash(tmp_path: Path) -> None:
 # -- a link that drops everything, between real hosts (network namespaces) -------------------------
 
 
-_namespace_sets = itertools.count()
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-@pytest.fixture
-def hosts():
-    """Four network namespaces on one bridge."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("needs root and iproute2 to make network namespaces")
-    # a name of its own each time: the kernel takes a moment to forget the devices of a deleted namespace
-    tag = f"gwf{os.getpid() % 10000}{next(_namespace_sets)}"
-    try:
-        ip("link", "add", f"{tag}b", "type", "bridge")
-    except subprocess.CalledProcessError as e:
-        pytest.skip(f"cannot make a bridge: {e.stderr.decode().strip()}")
-    try:
-        ip("link", "set", f"{tag}b", "up")
-        ip("addr", "add", "10.78.0.254/24", "dev", f"{tag}b")
-        for i in range(SIZE):
-            ip("netns", "add", f"{tag}n{i}")
-            ip("link", "add", f"{tag}v{i}", "type", "veth", "peer", "name", "eth0", "netns", f"{tag}n{i}")
-            ip("link", "set", f"{tag}v{i}", "master", f"{tag}b", "up")
-            ip("-n", f"{tag}n{i}", "addr", "add", f"10.78.0.{i + 1}/24", "dev", "eth0")
-            ip("-n", f"{tag}n{i}", "link", "set", "eth0", "up")
-            ip("-n", f"{tag}n{i}", "link", "set", "lo", "up")
-        yield tag
-    finally:
-        for i in range(SIZE):
-            subprocess.run(["ip", "netns", "del", f"{tag}n{i}"], check=False, capture_output=True)
-        subprocess.run(["ip", "link", "del", f"{tag}b"], check=False, capture_output=True)
-
-
 @pytest.mark.parametrize("algorithm", ["direct", "ring"])
-def test_a_silently_dropped_link_is_named_by_the_deadline(hosts: str, algorithm: str, tmp_path: Path) -> None:
-    prefix = [["ip", "netns", "exec", f"{hosts}n{i}"] for i in range(SIZE)]
-    with socket.socket() as s:
-        s.bind(("10.78.0.254", 0))
-        port = s.getsockname()[1]
+def test_a_silently_dropped_link_is_named_by_the_deadline(
+    make_lab: Callable[..., Any], algorithm: str, tmp_path: Path
+) -> None:
+    lab = make_lab(SIZE)
     ranks = Ranks(
         tmp_path,
-        prefix,
-        store=f"tcp://10.78.0.1:{port}",
+        [lab.command(i, []) for i in range(SIZE)],
+        store=f"tcp://{lab.address(0)}:29400",
         algorithm=algorithm,
         transport="auto",
         count=1 << 18,
@@ -261,7 +224,7 @@ def test_a_silently_dropped_link_is_named_by_the_deadline(hosts: str, algorithm:
     try:
         ranks.go()
         time.sleep(0.2)
-        ip("link", "set", f"{hosts}v2", "down")  # rank 2's cable: no reset, no FIN, nothing
+        lab.cut(2)  # no reset, no FIN, nothing
         check(ranks.reports(2), 2, {"Timeout"})
     finally:
         ranks.end()
