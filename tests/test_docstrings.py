@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import gradwire
-from gradwire import codecs, communicator, errors, ops, testing, trace, work
+from gradwire import codecs, communicator, errors, feedback, ops, testing, trace, work
 
-MODULES = [gradwire, codecs, communicator, errors, ops, testing, trace, work]
+MODULES = [gradwire, codecs, communicator, errors, feedback, ops, testing, trace, work]
 # Explained and shown where they belong.
 SHOWN_ELSEWHERE = {
     "Codec": "gradwire.codec",
@@ -28,6 +28,7 @@ SHOWN_ELSEWHERE = {
     "Hub.drop": "Hub",
     "Hub.close": "Hub",
     "Hub.connect": "Hub",
+    "ErrorFeedback.names": "ErrorFeedback.declare",
     "ProcessResult": "run_processes",
 }
 

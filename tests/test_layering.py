@@ -97,6 +97,7 @@ LEVELS = {
     "launch": 4,
     "ops": 4,
     "rendezvous": 4,
+    "feedback": 4,
     "collectives": 5,
     "communicator": 6,
     "__init__": 7,

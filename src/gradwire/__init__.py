@@ -32,6 +32,7 @@ from gradwire.errors import (
     RendezvousError,
     Timeout,
 )
+from gradwire.feedback import ErrorFeedback
 from gradwire.store import Store
 from gradwire.trace import TraceEvent
 from gradwire.work import Work
@@ -47,6 +48,7 @@ __all__ = [
     "Closed",
     "Codec",
     "Communicator",
+    "ErrorFeedback",
     "FrameError",
     "GradwireError",
     "InternalError",

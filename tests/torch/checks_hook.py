@@ -173,6 +173,33 @@ def check_error_feedback_can_be_switched_off(scene: Scene) -> None:
     handle.close()
 
 
+def check_residuals_may_rest_in_fewer_bytes(scene: Scene) -> None:
+    """Each rest between two steps rounds a residual to at most 2^-7 of its largest element (int8, bf16)."""
+    steps = 4
+    for storage, bytes_each in (("fp32", 4.0), ("bf16", 2.0), ("int8", 1.05)):
+        torch.manual_seed(7)
+        local = MLP()
+        m, handle = scene.ddp(copy.deepcopy(local), "int4", {"bucket_cap_mb": 0.005}, residual=storage)
+        name, weight = "layers.1.weight", m.module.layers[1].weight
+        missing, largest = torch.zeros_like(weight, dtype=torch.float64), 0.0
+        for step in range(steps):
+            for n in (local, m):
+                n.zero_grad()
+                n(scene.batch(step)).square().mean().backward()
+            missing += scene.sum(grads(local)[name]) - scene.size * grads(m.module)[name].double()
+            left = handle.state.residuals.read(weight).view(weight.shape)
+            largest = max(largest, float(left.abs().max()))
+        slack = 0.0 if storage == "fp32" else scene.size * steps * 2.0**-7 * largest
+        assert (
+            float((missing - scene.sum(left)).abs().max()) <= slack + 1e-6 * float(missing.abs().max()) + 1e-9
+        )
+        scene.same_everywhere(m)
+        feedback = handle.state.residuals.feedback
+        assert feedback.nbytes() <= bytes_each * sum(p.numel() for p in m.parameters() if p.dim() > 1)
+        handle.close()
+    raises(gradwire.ArgumentError, lambda: scene.ddp(MLP(), "int4", residual="fp8"))
+
+
 def check_python_reducer_tuples(scene: Scene) -> None:
     """Without DDP's C++ reducer the hook gets (gradient, parameter) and must change the gradient in place."""
     base = nn.Sequential(

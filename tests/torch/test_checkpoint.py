@@ -8,15 +8,12 @@ torch = pytest.importorskip("torch")
 
 from gradwire import ArgumentError  # noqa: E402
 from gradwire.torch.checkpoint import Checkpoint, clean_name  # noqa: E402
-from gradwire.torch.plan import Policy  # noqa: E402
 from gradwire.torch.residuals import Residuals  # noqa: E402
 
-POLICY = Policy(min_numel=1)
 
-
-def rank_of(param: torch.Tensor) -> tuple[Checkpoint, Residuals]:
-    residuals = Residuals()
-    return Checkpoint({"w": param}, POLICY, residuals), residuals
+def rank_of(param: torch.Tensor, storage: str = "fp32") -> tuple[Checkpoint, Residuals]:
+    residuals = Residuals(storage, {"w": param})
+    return Checkpoint(residuals, named=True), residuals
 
 
 @pytest.mark.parametrize("new_size", [1, 2, 3, 4, 7])

@@ -1,23 +1,19 @@
-"""Residuals in and out of a checkpoint.
+"""Residuals in and out of a checkpoint, as tensors.
 
 Keys carry the rank, because every rank's residual is different and torch's distributed checkpoints keep one
-copy of equal keys. The sum over the ranks is what must survive, so a checkpoint of n ranks loads on m: old
-rank r goes to new rank r % m. It adds residual / ranks to the averaged gradient, hence the factor m / n.
+copy of equal keys. What residuals add to the averaged gradient is what must survive, so a checkpoint of n
+ranks loads on m: see `ErrorFeedback.load_state_dict`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 
 from gradwire.errors import ArgumentError
 
-from .plan import Policy
 from .residuals import Residuals
-
-_KEY = re.compile(r"rank(\d+)/(.+)")
 
 
 def clean_name(name: str) -> str:
@@ -26,50 +22,25 @@ def clean_name(name: str) -> str:
 
 
 class Checkpoint:
-    def __init__(
-        self, names: Mapping[str, torch.Tensor], policy: Policy, residuals: Residuals | None
-    ) -> None:
-        self._named = bool(names)
-        self._params = {name: p for name, p in names.items() if policy.codes(p)}
-        self._residuals = residuals
+    """named: whether the residuals go by the model's names, which alone mean something to another process."""
+
+    def __init__(self, residuals: Residuals | None, named: bool) -> None:
+        self._residuals, self._named = residuals, named
 
     def save(self, rank: int, size: int, step: int) -> dict[str, torch.Tensor]:
-        state = {"step": torch.tensor(step), "world_size": torch.tensor(size)}
-        if self._residuals is None:
-            return state
-        if not self._named:
-            raise ArgumentError(
-                "state_dict() keeps residuals by parameter name and this HookState knows none: "
-                "construct it with named_parameters=ddp.named_parameters()"
-            )
-        for name, p in self._params.items():
-            state[f"rank{rank}/{name}"] = self._residuals.read(p)
-        return state
+        kept: Mapping[str, object] = {"world_size": size}
+        if self._residuals is not None:
+            if not self._named:
+                raise ArgumentError(
+                    "state_dict() keeps residuals by parameter name and this HookState knows none: "
+                    "construct it with named_parameters=ddp.named_parameters()"
+                )
+            kept = self._residuals.feedback.state_dict(rank, size)
+        return {"step": torch.tensor(step), **{k: torch.as_tensor(v) for k, v in kept.items()}}
 
     def load(self, state: Mapping[str, torch.Tensor], rank: int, size: int) -> int:
         """Returns the step. Writes nothing unless every parameter is there with its size."""
-        saved = int(state["world_size"])
         if self._residuals is not None:
-            sums: dict[str, torch.Tensor] = {}
-            for old in range(rank, saved, size):
-                for name, p in self._params.items():
-                    value = _checked(state, f"rank{old}/{name}", p, saved, size) * (size / saved)
-                    sums[name] = sums[name] + value if name in sums else value
-            for name, p in self._params.items():
-                self._residuals.write(p, sums.get(name, torch.zeros(p.numel())))
+            arrays = {k: v.detach().float().cpu().numpy() for k, v in state.items()}
+            self._residuals.feedback.load_state_dict(arrays, rank, size, op="avg")
         return int(state["step"])
-
-
-def _checked(
-    state: Mapping[str, torch.Tensor], key: str, param: torch.Tensor, saved: int, size: int
-) -> torch.Tensor:
-    value = state.get(key)
-    if value is None:
-        known = sorted({m[1] for m in map(_KEY.fullmatch, state) if m})
-        raise ArgumentError(
-            f"no residual {key!r} in the state dict of {saved} ranks, loaded on {size}: it holds ranks "
-            f"{', '.join(known)}; load the merged state of all ranks, made with the same model and policy"
-        )
-    if value.numel() != param.numel():
-        raise ArgumentError(f"residual {key!r} has {value.numel()} elements, expected {param.numel()}")
-    return value.reshape(-1).float()

@@ -146,7 +146,7 @@ def attach(
     return Handle(ddp, state, owns_comm)
 
 
-_STATE_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback")
+_STATE_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback", "residual")
 
 
 def _communicator(group: dist.ProcessGroup, options: dict[str, Any]) -> Communicator:

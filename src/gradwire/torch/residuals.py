@@ -1,51 +1,62 @@
-"""What compression lost, kept per parameter, laid out per bucket.
+"""Error feedback for DDP: residuals by parameter, lent to a bucket's operation as one flat tensor.
 
 DDP regroups parameters (after its first step, or when a graph changes), so a residual that belonged to
-"bucket 3" would end up in other parameters' gradients. Here a residual belongs to a parameter; the flat
-array that a bucket's operation needs is gathered once per layout and then *is* the parameters' storage, so
-a steady step copies nothing.
+"bucket 3" would end up in other parameters' gradients. Here it belongs to a parameter, in the flat order of
+the bucket, which is the parameter's memory order. `gradwire.ErrorFeedback` keeps them; this file only knows
+which tensor has which name.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from gradwire.feedback import ErrorFeedback, Loan
+
+
+class BucketLoan:
+    """The residual of one bucket while its operation runs; `flat` shares memory with what is written back."""
+
+    def __init__(self, loan: Loan) -> None:
+        self._loan = loan
+        self.flat = torch.from_numpy(loan.array)
+
+    def give_back(self) -> None:
+        self._loan.give_back()
+
 
 class Residuals:
-    """fp32, one slice per parameter, in the flat order of the bucket (which is the parameter's memory
-    order)."""
+    """storage: as in ErrorFeedback. names: of the parameters that are coded; others get a name of their
+    own."""
 
-    def __init__(self) -> None:
-        # id -> (parameter, slice). The parameter is held: a freed one's id could be given to another.
-        self._homes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(self, storage: str = "fp32", names: Mapping[str, torch.Tensor] | None = None) -> None:
+        self.feedback = ErrorFeedback(storage)
+        # id -> (parameter, name). The parameter is held: a freed one's id could be given to another.
+        self._known: dict[int, tuple[torch.Tensor, str]] = {}
+        for name, p in (names or {}).items():
+            self._enter(p, name)
 
-    def gather(self, params: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One flat residual over `params`, in order; their slices move into it."""
-        flat = torch.zeros(sum(p.numel() for p in params), dtype=torch.float32)
-        offset = 0
-        for p in params:
-            home = flat[offset : offset + p.numel()]
-            if id(p) in self._homes:
-                home.copy_(self._homes[id(p)][1])
-            self._homes[id(p)] = (p, home)
-            offset += p.numel()
-        return flat
+    def _enter(self, param: torch.Tensor, name: str) -> str:
+        self.feedback.declare(name, param.numel())
+        self._known[id(param)] = (param, name)
+        return name
+
+    def name_of(self, param: torch.Tensor) -> str:
+        known = self._known.get(id(param))
+        return known[1] if known is not None else self._enter(param, f"parameter {len(self._known)}")
+
+    def lend(self, parts: Sequence[torch.Tensor | int]) -> BucketLoan:
+        """One flat residual over parameters and gaps (elements that are not coded), in order."""
+        return BucketLoan(self.feedback.lend(*(p if isinstance(p, int) else self.name_of(p) for p in parts)))
 
     def read(self, param: torch.Tensor) -> torch.Tensor:
-        """A copy; zeros for a parameter that has lost nothing yet (checkpoints ask before the first step)."""
-        if id(param) in self._homes:
-            return self._homes[id(param)][1].clone()
-        return torch.zeros(param.numel(), dtype=torch.float32)
+        """A copy; zeros for a parameter that has lost nothing yet."""
+        return torch.from_numpy(self.feedback.read(self.name_of(param)))
 
     def write(self, param: torch.Tensor, value: torch.Tensor) -> None:
-        if id(param) not in self._homes:
-            self.gather([param])
-        self._homes[id(param)][1].copy_(value.reshape(-1))
+        self.feedback.write(self.name_of(param), value.detach().cpu().numpy())
 
     def norm(self) -> float:
         """L2 norm over everything held."""
-        squares = [float(home.double().square().sum()) for _, home in self._homes.values()]
-        return math.sqrt(sum(squares))
+        return self.feedback.norm()

@@ -39,6 +39,7 @@ class HookState:
     codec: a name or a Codec; None sends plain values. warmup_steps: first steps that go dense (top-k needs
     them). dense_1d, min_numel: parameters with one dimension, or fewer elements, are never coded.
     error_feedback: what the codec loses is kept per parameter and added to the next step's gradient.
+    residual: how it is kept, "fp32", "bf16" or "int8" (4, 2 or 1.03 bytes an element).
     process_group: DDP's, for sparse gradients. named_parameters: `ddp.named_parameters()`, needed for
     state_dict only."""
 
@@ -52,6 +53,7 @@ class HookState:
         min_numel: int = 1024,
         warmup_steps: int = 0,
         error_feedback: bool = True,
+        residual: str = "fp32",
         timeout: float | None = None,
         process_group: dist.ProcessGroup | None = None,
         named_parameters: Iterable[tuple[str, torch.nn.Parameter]] = (),
@@ -64,11 +66,11 @@ class HookState:
         self.timeout = timeout
         self.process_group = process_group
         self.trace: HookTrace | None = None
-        self.residuals = (
-            Residuals() if error_feedback and self.codec is not None and self.codec.lossy else None
-        )
         names = {clean_name(name): p for name, p in named_parameters if p.requires_grad}
-        self._checkpoint = Checkpoint(names, self.policy, self.residuals)
+        coded = {name: p for name, p in names.items() if self.policy.codes(p)}
+        loses = self.codec is not None and self.codec.lossy
+        self.residuals = Residuals(residual, coded) if error_feedback and loses else None
+        self._checkpoint = Checkpoint(self.residuals, named=bool(names))
         self._plans: dict[object, BucketPlan] = {}
         self._reaper = Reaper()
         self._error: Exception | None = None
@@ -148,12 +150,14 @@ class HookState:
         if codec is None or self.step < self.warmup_steps or not plan.coded:
             pending.works.append(self._all_reduce(flat, None, None))
             return
-        held = plan.hold_silent(flat)
+        loan = plan.lend()
+        held = plan.hold_silent(flat, loan)
         pack = plan.take_holes(flat)
-        pending.unpack = lambda: plan.restore(flat, held)
+        pending.unpack = lambda: plan.restore(flat, loan, held)
         if pack is not None:
             pending.works.append(self._all_reduce(pack, None, None))
-        pending.works.append(self._all_reduce(flat, codec, plan.residual))
+        residual = None if loan is None else loan.flat
+        pending.works.append(self._all_reduce(flat, codec, residual))
 
     def _all_reduce(self, x: torch.Tensor, codec: Codec | None, residual: torch.Tensor | None) -> Any:
         return self.comm.all_reduce(
