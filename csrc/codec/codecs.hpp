@@ -18,7 +18,10 @@
 #pragma once
 #include "codec/cast.hpp"
 #include "codec/codec_entry.hpp"
+#include "codec/fp8.hpp"
 #include "codec/identity.hpp"
 #include "codec/int4.hpp"
 #include "codec/int8.hpp"
+#include "codec/mx.hpp"
+#include "codec/nvfp4.hpp"
 #include "codec/topk.hpp"
