@@ -65,7 +65,7 @@ void register_transport(py::module_& m) {
       .def("blob", [](const Endpoint& e) { return py::bytes(e.blob()); })
       .def("connect", &connect, py::arg("blobs"), py::arg("timeout"));
   py::class_<PyHub>(m, "InprocHub")
-      .def(py::init<int, size_t>(), py::arg("size"), py::arg("channel_bytes") = size_t{1} << 20)
+      .def(py::init<int, size_t>(), py::arg("size"), py::arg("channel_bytes") = size_t{512} << 10)
       .def_readonly("size", &PyHub::size)
       .def(
           "connect", [](PyHub& h, int rank) { return PyTransport{h.hub.connect(rank)}; }, py::arg("rank"))

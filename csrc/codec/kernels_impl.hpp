@@ -107,9 +107,9 @@ void fold_chunk(ReduceOp op, const void* const* srcs, int n, size_t at, typename
 }
 
 // Float sums of N sources in one loop. Multiplying by a factor of 1 changes nothing and hides behind memory.
-template <class E, int N>
+template <class E, int N, bool Copy>
 void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<typename E::T>* out,
-               size_t count) {
+               Any<typename E::T>* also, size_t count) {
   const auto* a = elements<E>(srcs[0], at);
   const auto* b = elements<E>(srcs[1], at);
   const auto* c = elements<E>(srcs[N > 2 ? 2 : 0], at);
@@ -119,8 +119,19 @@ void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<t
     auto v = E::widen(a[i].value) + E::widen(b[i].value);
     if constexpr (N > 2) v += E::widen(c[i].value);
     if constexpr (N > 3) v += E::widen(d[i].value);
-    out[i].value = E::narrow(v * factor);
+    const auto result = E::narrow(v * factor);
+    out[i].value = result;
+    if constexpr (Copy) also[i].value = result;
   }
+}
+
+template <class E, bool Copy>
+bool sum_few(const void* const* srcs, int n, size_t at, typename E::Acc factor, Any<typename E::T>* out,
+             Any<typename E::T>* also, size_t count) {
+  if (n == 2) sum_chunk<E, 2, Copy>(srcs, at, factor, out, also, count);
+  if (n == 3) sum_chunk<E, 3, Copy>(srcs, at, factor, out, also, count);
+  if (n == 4) sum_chunk<E, 4, Copy>(srcs, at, factor, out, also, count);
+  return n >= 2 && n <= 4;
 }
 
 template <class E>
@@ -131,17 +142,18 @@ void fold_typed(ReduceOp op, const void* const* srcs, int n, double scale, void*
   if (scale != 1.0 && !(E::kFloat && op == ReduceOp::sum))
     fail_kernel("fold: a scale is for float sums only");
   const auto factor = static_cast<typename E::Acc>(scale);
+  if constexpr (E::kFloat) {
+    auto* to = static_cast<Any<T>*>(out);
+    auto* also = static_cast<Any<T>*>(copy);
+    if (op == ReduceOp::sum && (copy ? sum_few<E, true>(srcs, n, 0, factor, to, also, count)
+                                     : sum_few<E, false>(srcs, n, 0, factor, to, also, count)))
+      return;
+  }
   for (size_t at = 0; at < count; at += kChunk) {
     const size_t m = min_of(kChunk, count - at);
     auto* to = static_cast<Any<T>*>(out) + at;
     bool done = false;
-    if constexpr (E::kFloat) {
-      done = op == ReduceOp::sum && n >= 2 && n <= 4;
-      if (done && n == 2) sum_chunk<E, 2>(srcs, at, factor, to, m);
-      if (done && n == 3) sum_chunk<E, 3>(srcs, at, factor, to, m);
-      if (done && n == 4) sum_chunk<E, 4>(srcs, at, factor, to, m);
-    }
-    if (!done && n == 1 && scale == 1.0) {
+    if (n == 1 && scale == 1.0) {
       if (to != elements<E>(srcs[0], at)) __builtin_memmove(to, elements<E>(srcs[0], at), m * sizeof(T));
       done = true;
     }

@@ -14,6 +14,12 @@ constexpr size_t kMostPlans = 1024;  // shapes kept per communicator; a training
 
 std::string sized(const View& v) { return std::string(name(v.dtype)) + "[" + std::to_string(v.count) + "]"; }
 
+std::vector<uint8_t> peers_in_memory(const Transport& t) {
+  std::vector<uint8_t> shared(static_cast<size_t>(t.size()));
+  for (int p = 0; p < t.size(); ++p) shared[static_cast<size_t>(p)] = p != t.rank() && t.shares_memory(p);
+  return shared;
+}
+
 Link slowest_link(const Transport& t) {
   for (int p = 0; p < t.size(); ++p)
     if (p != t.rank() && t.kind(p) == "tcp") return kBetweenHosts;
@@ -41,6 +47,7 @@ Communicator::Communicator(std::unique_ptr<Transport> transport, uint32_t epoch,
       epoch_(epoch),
       config_(config),
       link_(slowest_link(*transport)),
+      shares_memory_(peers_in_memory(*transport)),
       engine_(std::move(transport), epoch, config) {}
 
 Work Communicator::prepare(Collective collective, const View& in, const View& out,
@@ -179,7 +186,9 @@ std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::str
     schedule = make_schedule(a.name, operation.collective, rank_, size_, operation.peer);
   }
   auto plan = make_plan(operation, schedule, id, epoch_,
-                        {.segment_bytes = config_.segment_bytes, .channel_bytes = config_.channel_bytes});
+                        {.segment_bytes = config_.segment_bytes,
+                         .channel_bytes = config_.channel_bytes,
+                         .shares_memory = shares_memory_});
   if (plans_.size() >= kMostPlans) plans_.clear();
   // The key must not borrow the caller's string: point it at the registry's copy.
   operation.algorithm = {};

@@ -62,6 +62,7 @@ class Communicator {
   const uint32_t epoch_;
   const Config config_;
   Link link_;
+  const std::vector<uint8_t> shares_memory_;  // by peer
   Engine engine_;
 
   struct Key {

@@ -72,10 +72,14 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   if (!message) return false;
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
   FrameHeader h = header(lane, u);
-  h.payload_bytes = fill(u, message + kHeaderBytes, copy_tuners_[peer]);
+  // The memory of an ask is in this core's cache, where the last answer was read: nothing to gain by streaming past it.
+  h.payload_bytes = fill(u, message + kHeaderBytes, in_place(lane, u) ? nullptr : &copy_tuners_[peer]);
   write_header(h, message);
   const size_t bytes = kHeaderBytes + h.payload_bytes;
-  channel.commit(bytes);
+  if (in_place(lane, u))
+    channel.ask(kHeaderBytes + u.payload_bytes);  // the answer may be longer
+  else
+    channel.commit(bytes);
   if (trace_->on())
     trace_->add({u.encode ? "encode+send" : "send", start, Clock::now(), seq_, peer, u.chunk,
                  static_cast<int>(u.segment), bytes});
@@ -83,13 +87,17 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
 }
 
 // Writes the payload; returns its size.
-size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
+size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner* tuner) {
   if (!u.payload_bytes) return 0;
+  const auto copy = [&](const void* from, size_t bytes) {
+    if (tuner)
+      tuner->copy(from, payload, bytes);
+    else
+      kernels().copy(from, payload, bytes);
+    return bytes;
+  };
   const Codec* codec = plan_->operation.codec.get();
-  if (!codec) {
-    tuner.copy(own_value(u), payload, u.payload_bytes);
-    return u.payload_bytes;
-  }
+  if (!codec) return copy(own_value(u), u.payload_bytes);
   const bool slotted = u.slot != kNoSlot;
   Payload frame{payload, 0};
   if (u.encode) {
@@ -109,8 +117,7 @@ size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
   } else {
     frame = kept(u);
   }
-  if (slotted) tuner.copy(frame.data, payload, frame.bytes);
-  return frame.bytes;
+  return slotted ? copy(frame.data, frame.bytes) : frame.bytes;
 }
 
 // ---- receiving -------------------------------------------------------------------------------------------------
@@ -120,7 +127,8 @@ size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner& tuner) {
 // received number that counts is the size of a payload whose codec has no fixed one, and only up to the local bound.
 Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   Channel& channel = transport_->channel(peer, lane.channel_lane);
-  const std::byte* got = channel.peek(kHeaderBytes);
+  const bool answer = u.kind == StepKind::recv && in_place(lane, u);
+  const std::byte* got = answer ? channel.peek_answer(kHeaderBytes) : channel.peek(kHeaderBytes);
   if (!got) return {};
   alignas(64) std::byte expected[kHeaderBytes];
   FrameHeader h = header(lane, u);
@@ -128,7 +136,8 @@ Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
     h.payload_bytes = std::min<uint64_t>(read_header(got).payload_bytes, u.payload_bytes);
   write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
-  const std::byte* whole = channel.peek(kHeaderBytes + h.payload_bytes);
+  const size_t bytes = kHeaderBytes + h.payload_bytes;
+  const std::byte* whole = answer ? channel.peek_answer(bytes) : channel.peek(bytes);
   return whole ? Payload{whole + kHeaderBytes, h.payload_bytes} : Payload{};
 }
 
@@ -146,16 +155,45 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
     else
       fold_raw(lane, u);
   }
-  size_t bytes = 0;
-  for (uint32_t i = 0; i < u.peers; ++i) {
-    transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane)
-        .consume(kHeaderBytes + spans_[i].bytes);
-    bytes += kHeaderBytes + spans_[i].bytes;
-  }
+  const size_t bytes = release(lane, u);
   if (trace_->on())
     trace_->add({u.kind == StepKind::recv ? "recv" : "reduce", start, Clock::now(), seq_,
                  lane.peers[u.first_peer], u.chunk, static_cast<int>(u.segment), bytes});
   return true;
+}
+
+// Frees the unit's messages, or answers them. Returns their bytes.
+size_t Executor::release(const LanePlan& lane, const Unit& u) {
+  size_t bytes = 0;
+  bool has_payload = !plan_->operation.codec;  // the first answer: fold_raw has written it
+  for (uint32_t i = 0; i < u.peers; ++i) {
+    Channel& channel = transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane);
+    const size_t message = kHeaderBytes + spans_[i].bytes, most = kHeaderBytes + u.payload_bytes;
+    bytes += message;
+    if (!in_place(lane, u, i)) {
+      channel.consume(message);
+    } else if (u.kind == StepKind::recv) {
+      channel.consume_answer(most);
+    } else {
+      write_answer(lane, u, channel.answer_slot(), has_payload);
+      channel.answer(most);
+      has_payload = false;
+    }
+  }
+  return bytes;
+}
+
+// The finished value goes back to a peer that asked, over the share it sent.
+void Executor::write_answer(const LanePlan& lane, const Unit& u, std::byte* message, bool has_payload) {
+  FrameHeader h = header(lane, u);
+  ++h.round;
+  if (u.payload_bytes && !has_payload) {
+    const Payload value =
+        plan_->operation.codec ? kept(u) : Payload{static_cast<std::byte*>(output(u)), u.payload_bytes};
+    kernels().copy(value.data, message + kHeaderBytes, value.bytes);
+    h.payload_bytes = value.bytes;
+  }
+  write_header(h, message);
 }
 
 void Executor::store_received(const Unit& u, Payload payload) {
@@ -191,7 +229,11 @@ void Executor::decode(const Unit& u, Payload payload, float* out, bool add) cons
 void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
   int n = 0;
   bool own_placed = false;
+  void* answer = nullptr;  // the first of those that are due
   for (uint32_t i = 0; i < u.peers; ++i) {
+    if (!answer && in_place(lane, u, i))
+      answer =
+          transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).answer_slot() + kHeaderBytes;
     if (!own_placed && lane.peers[u.first_peer + i] > plan_->rank) {
       sources_[n++] = own_value(u);
       own_placed = true;
@@ -201,7 +243,7 @@ void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
   if (!own_placed) sources_[n++] = own_value(u);
   const Operation& op = plan_->operation;
   kernels().fold(op.dtype, op.op == ReduceOp::avg ? ReduceOp::sum : op.op, sources_, n,
-                 u.complete ? plan_->scale : 1.0, output(u), nullptr, u.count);
+                 u.complete ? plan_->scale : 1.0, output(u), answer, u.count);
 }
 
 void Executor::fold_coded(const LanePlan& lane, const Unit& u) {

@@ -41,8 +41,13 @@ class Executor {
   };
   bool try_send(const LanePlan& lane, const Unit& unit);
   bool try_receive(const LanePlan& lane, const Unit& unit);
-  size_t fill(const Unit& unit, std::byte* payload, CopyTuner& tuner);
+  size_t fill(const Unit& unit, std::byte* payload, CopyTuner* tuner);
   void fold_raw(const LanePlan& lane, const Unit& unit);
+  size_t release(const LanePlan& lane, const Unit& unit);
+  void write_answer(const LanePlan& lane, const Unit& unit, std::byte* message, bool has_payload);
+  bool in_place(const LanePlan& lane, const Unit& unit, uint32_t i = 0) const {
+    return lane.in_place[unit.first_peer + i] != 0;
+  }
   void fold_coded(const LanePlan& lane, const Unit& unit);
   void store_received(const Unit& unit, Payload payload);
   Payload arrived(int peer, const LanePlan& lane, const Unit& unit) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <tuple>
 
 #include "base/error.hpp"
@@ -126,11 +127,45 @@ void place(Unit& u, const Operation& op, const Geometry& g, int rank) {
   u.payload_bytes = op.codec ? op.codec->encoded_bytes(u.count) : u.count * size_of(op.dtype);
 }
 
+// A share that goes to the rank that completes its chunk, and whose finished chunk comes straight back in the next
+// round, is asked for and answered in one place. Returns a flag for every peer of every step. Both ranks of a pair find
+// the same ones: the owner completes the chunk in the round of the ask, or it could not send it in the next one.
+std::vector<std::vector<uint8_t>> asks_and_answers(const std::vector<Step>& steps,
+                                                   const std::vector<uint8_t>& shares_memory) {
+  std::vector<std::vector<uint8_t>> flags;
+  for (const Step& s : steps) flags.emplace_back(s.peers.size(), uint8_t{0});
+  if (shares_memory.empty()) return flags;
+  std::set<int> plain;  // peers with whom the lane exchanges anything else
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const Step& ask = steps[i];
+    const bool mine = ask.kind == StepKind::send && !ask.complete;
+    const bool theirs = ask.kind == StepKind::recv_reduce && ask.complete;
+    if (!mine && !theirs) continue;
+    for (size_t j = i + 1; j < steps.size(); ++j) {
+      const Step& reply = steps[j];
+      if (reply.kind != (mine ? StepKind::recv : StepKind::send) || !reply.complete ||
+          reply.chunk != ask.chunk || reply.round != ask.round + 1)
+        continue;
+      const auto at = std::ranges::find(ask.peers, reply.peers[0]);
+      if (at != ask.peers.end() && shares_memory[static_cast<size_t>(*at)])
+        flags[i][static_cast<size_t>(at - ask.peers.begin())] = flags[j][0] = 1;
+    }
+  }
+  for (size_t i = 0; i < steps.size(); ++i)
+    for (size_t p = 0; p < steps[i].peers.size(); ++p)
+      if (!flags[i][p]) plain.insert(steps[i].peers[p]);
+  for (size_t i = 0; i < steps.size(); ++i)
+    for (size_t p = 0; p < steps[i].peers.size(); ++p)
+      if (plain.contains(steps[i].peers[p])) flags[i][p] = 0;
+  return flags;
+}
+
 struct LaneBuilder {
   const Operation& op;
   const Geometry& geometry;
   int rank;
   size_t depth;
+  const std::vector<uint8_t>& shares_memory;
   std::map<std::pair<int, size_t>, size_t>& slots;  // (chunk, segment) -> offset in the frame store
   size_t& store_bytes;
 
@@ -143,10 +178,14 @@ struct LaneBuilder {
   LanePlan build(const std::vector<Step>& steps) {
     LanePlan lane;
     const auto roles = roles_of(steps, op);
+    const auto in_place = asks_and_answers(steps, shares_memory);
     std::vector<Unit> units;
     for (size_t i = 0; i < steps.size(); ++i) {
+      // the answer itself: written by the recv_reduce
+      if (steps[i].kind == StepKind::send && steps[i].complete && in_place[i][0]) continue;
       const auto first = static_cast<uint32_t>(lane.peers.size());
       lane.peers.insert(lane.peers.end(), steps[i].peers.begin(), steps[i].peers.end());
+      lane.in_place.insert(lane.in_place.end(), in_place[i].begin(), in_place[i].end());
       for (size_t s = 0; s < geometry.segments(steps[i].chunk); ++s) {
         Unit u = roles[i].prototype;
         u.segment = static_cast<uint32_t>(s);
@@ -228,7 +267,7 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
   const size_t depth = std::clamp<size_t>(settings.channel_bytes / (2 * message), 1, 16);
   std::map<std::pair<int, size_t>, size_t> slots;
   for (size_t l = 0; l < schedule.lanes.size(); ++l) {
-    LaneBuilder builder{op, g, schedule.rank, depth, slots, plan->frame_store_bytes};
+    LaneBuilder builder{op, g, schedule.rank, depth, settings.shares_memory, slots, plan->frame_store_bytes};
     LanePlan lane = builder.build(schedule.lanes[l].steps);
     lane.channel_lane = p2p ? kP2pLane : static_cast<int>(l);
     check_internal(lane.channel_lane < kLanes, "a schedule has more lanes than a transport");

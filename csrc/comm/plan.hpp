@@ -43,6 +43,9 @@ struct LanePlan {
   int channel_lane = 0;
   std::vector<Unit> sends, receives;
   std::vector<int> peers;
+  // By index into `peers`: this message and its answer share one place (Channel::ask). The send of a share is the ask,
+  // the recv_reduce that completes the chunk writes the answer, the recv of the finished chunk reads it.
+  std::vector<uint8_t> in_place;
 };
 
 struct Plan {
@@ -62,6 +65,8 @@ struct Plan {
 struct PlanSettings {
   size_t segment_bytes;
   size_t channel_bytes;
+  std::vector<uint8_t>
+      shares_memory{};  // by peer; empty: nobody does. No need to agree but for the two of a pair
 };
 
 std::shared_ptr<const Plan> make_plan(const Operation& operation, const Schedule& schedule,

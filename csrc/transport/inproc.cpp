@@ -43,7 +43,7 @@ struct Hub {
   InprocWire& wire(int src, int dst, int lane) {
     std::lock_guard lock(mutex);
     auto& slot = wires[{src, dst, lane}];
-    if (!slot) slot = std::make_unique<InprocWire>(link(src, dst), channel_bytes);
+    if (!slot) slot = std::make_unique<InprocWire>(link(src, dst), link(dst, src), channel_bytes);
     return *slot;
   }
   void post_to_all(int src, FaultLink::Event event) {
@@ -83,13 +83,37 @@ class InprocChannel final : public Channel {
     AtomicCounters::add(counters_.bytes_received, bytes);
   }
   bool flushed() const override { return true; }
+  void ask(size_t bytes) override {
+    if (dead()) return;
+    if (out_.ask(bytes))
+      peer_.bell.ring_if_sleeping();
+    else
+      peer_.bell.poke();
+    AtomicCounters::add(counters_.bytes_sent, bytes);
+  }
+  std::byte* answer_slot() override { return in_.answer_slot(); }
+  void answer(size_t bytes) override {
+    if (dead()) return;
+    if (in_.answer(bytes))
+      peer_.bell.ring_if_sleeping();
+    else
+      peer_.bell.poke();
+    AtomicCounters::add(counters_.bytes_received, bytes);
+    AtomicCounters::add(counters_.bytes_sent, bytes);
+  }
+  const std::byte* peek_answer(size_t bytes) override { return dead() ? nullptr : out_.peek_answer(bytes); }
+  void consume_answer(size_t bytes) override {
+    if (dead()) return;
+    out_.consume_answer(bytes);
+    AtomicCounters::add(counters_.bytes_received, bytes);
+  }
   size_t capacity() const override { return out_.bytes(); }
 
   bool news() {
     const bool in = in_.message_news();
     return out_.room_news() || in;
   }
-  FaultLink::Clock::time_point next_due() { return in_.next_due(); }
+  FaultLink::Clock::time_point next_due() { return std::min(in_.next_due(), out_.next_answer_due()); }
 
  private:
   bool dead() const { return self_.killed.load(std::memory_order_relaxed); }
@@ -127,6 +151,7 @@ class InprocTransport final : public Transport {
   std::string kind(int) const override { return "inproc"; }
   std::string host(int) const override { return host_; }
   int ranks_on_this_host() const override { return hub_->size; }
+  bool shares_memory(int) const override { return true; }
 
   bool progress() override { return false; }
 

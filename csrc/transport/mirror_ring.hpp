@@ -5,6 +5,7 @@
 // bytes at 1 TB/s are half a year). Nothing the other side writes is used as an index or a size: a position of its
 // only says how much is there, and is ignored unless that lies between nothing and the whole ring.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -68,15 +69,29 @@ class RingWriter {
     return data_ + (tail_ & (capacity_ - 1));
   }
   // The message is complete, but the reader does not know yet.
-  void advance(size_t bytes) { tail_ += message_span(bytes); }
+  void advance(size_t bytes) {
+    asked_ += message_span(bytes);
+    advance_ask(bytes);
+  }
+  // The same, and its memory stays as it is until the reader's answer has been consumed.
+  void advance_ask(size_t bytes) { tail_ += message_span(bytes); }
   void publish() {
     if (blocked_) unblock();
     control_->tail.store(tail_, std::memory_order_seq_cst);
   }
   uint64_t tail() const { return tail_; }
-  // Did the reader make room since a reserve() failed?
+  // The reader answers by writing over the message and moving on.
+  const std::byte* peek_answer(size_t bytes) {
+    if (!answered(bytes)) {
+      head_ = control_->head.load(std::memory_order_acquire);
+      if (!answered(bytes)) return nullptr;
+    }
+    return data_ + (asked_ & (capacity_ - 1));
+  }
+  void consume_answer(size_t bytes) { asked_ += message_span(bytes); }
+  // Did the reader make room since a reserve() failed, or answer since a peek_answer() did?
   bool news() {
-    if (!blocked_) return false;
+    if (!blocked_ && asked_ == tail_) return false;
     const uint64_t now = control_->head.load(std::memory_order_seq_cst);
     const bool moved = now != head_;
     head_ = now;
@@ -86,8 +101,12 @@ class RingWriter {
 
  private:
   bool fits(size_t need) const {
-    const uint64_t used = tail_ - head_;
+    const uint64_t used = std::max(tail_ - head_, tail_ - asked_);
     return used <= capacity_ && need <= capacity_ - used;
+  }
+  bool answered(size_t bytes) const {
+    const uint64_t here = head_ - asked_;
+    return here >= bytes && here <= tail_ - asked_;
   }
   std::byte* blocked_reserve(size_t need);
   void unblock();
@@ -96,14 +115,15 @@ class RingWriter {
   std::byte* data_ = nullptr;
   size_t capacity_ = 0;
   uint64_t tail_ = 0;
-  uint64_t head_ = 0;  // as last read; a stale value only understates the room
+  uint64_t head_ = 0;   // as last read; a stale value only understates the room
+  uint64_t asked_ = 0;  // start of the oldest message whose answer has not been consumed; none: tail_
   bool blocked_ = false;
 };
 
 class RingReader {
  public:
   RingReader() = default;
-  RingReader(RingControl* control, const std::byte* data, size_t capacity)
+  RingReader(RingControl* control, std::byte* data, size_t capacity)
       : control_(control), data_(data), capacity_(capacity) {}
 
   const std::byte* peek(size_t bytes) {
@@ -111,14 +131,17 @@ class RingReader {
       tail_ = control_->tail.load(std::memory_order_acquire);
       if (!holds(bytes)) return nullptr;
     }
-    return data_ + (head_ & (capacity_ - 1));
+    return at_head();
   }
+  std::byte* at_head() const { return data_ + (head_ & (capacity_ - 1)); }
   // True if the writer waits for room and has to be woken.
   bool consume(size_t bytes) {
     head_ += message_span(bytes);
     control_->head.store(head_, std::memory_order_seq_cst);
     return control_->blocked.load(std::memory_order_seq_cst) != 0;
   }
+  // The same, but the writer is not told: returns what its head will be.
+  uint64_t skip(size_t bytes) { return head_ += message_span(bytes); }
   // Did the writer publish anything since the last look (a failed peek(), or news())?
   bool news() {
     const uint64_t now = control_->tail.load(std::memory_order_seq_cst);
@@ -134,7 +157,7 @@ class RingReader {
   }
 
   RingControl* control_ = nullptr;
-  const std::byte* data_ = nullptr;
+  std::byte* data_ = nullptr;
   size_t capacity_ = 0;
   uint64_t head_ = 0;
   uint64_t tail_ = 0;  // as last read; a stale value only understates what is there

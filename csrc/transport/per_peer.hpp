@@ -24,6 +24,7 @@ class PerPeerTransport final : public Transport {
   std::string kind(int peer) const override;
   std::string host(int peer) const override;
   int ranks_on_this_host() const override { return ranks_on_this_host_; }
+  bool shares_memory(int peer) const override { return kind(peer) == "shm"; }
 
   bool progress() override;
   void sleep(Deadline until) override;

@@ -73,9 +73,10 @@ bool PeerSegment::owner_died() const {
   return process_ && ::poll(&fd, 1, 0) > 0;
 }
 
-// Read-only: a bug on this side cannot spoil what the peer sends to us.
+// Writable, because answers go where the messages lie. The owner of the ring never trusts what it reads there either.
 RingReader PeerSegment::reader(int self, int lane) {
-  rings_.emplace_back(file_.get(), layout_.ring_offset(self, lane), layout_.channel_bytes, PROT_READ);
+  rings_.emplace_back(file_.get(), layout_.ring_offset(self, lane), layout_.channel_bytes,
+                      PROT_READ | PROT_WRITE);
   return {map_.head()->controls() + layout_.ring(self, lane), rings_.back().data(), layout_.channel_bytes};
 }
 

@@ -141,7 +141,8 @@ int tcp_sockets(const Pair& pair) { return pair.mine.sockets; }
 
 std::unique_ptr<LinkChannel> open_tcp(Pair& pair, int lane) {
   return std::make_unique<TcpChannel>(std::move(pair.sockets[static_cast<size_t>(lane)]),
-                                      pair.mine.channel_bytes, pair.counters);
+                                      2 * pair.mine.channel_bytes,  // more is on its way than a cache holds
+                                      pair.counters);
 }
 
 }  // namespace gw

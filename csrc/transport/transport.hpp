@@ -32,6 +32,17 @@ class Channel {
   // All that was committed has left this process's private buffers: the peer can get it without our help.
   virtual bool flushed() const = 0;
   virtual size_t capacity() const = 0;
+
+  // Where the two ends share memory a message can be answered in place: the receiver writes an answer of the same size
+  // over it, and the sender reads that where its own message lay. Asks and plain messages do not mix: no commit() while
+  // an ask is unanswered. Used only if the transport says shares_memory(peer).
+  virtual void ask(size_t) {}                           // like commit()
+  virtual std::byte* answer_slot() { return nullptr; }  // the message peek() returned, writable
+  virtual void answer(size_t) {}                        // like consume(): `bytes` are the answer
+  virtual const std::byte* peek_answer(size_t) {
+    return nullptr;
+  }  // to the oldest ask, or null: not here yet
+  virtual void consume_answer(size_t) {}
 };
 
 // Out-of-band notices between any two ranks: abort, are-you-alive, status, goodbye. Meaning belongs to comm/.
@@ -62,6 +73,7 @@ class Transport {
   virtual std::string kind(int peer) const = 0;  // "inproc", "shm", "tcp"
   virtual std::string host(int peer) const = 0;  // host name, for error messages
   virtual int ranks_on_this_host() const = 0;
+  virtual bool shares_memory(int peer) const = 0;  // its channels can be answered in place; both ends agree
 
   // Moves bytes that wait in private buffers. True if anything moved.
   virtual bool progress() = 0;

@@ -215,3 +215,46 @@ TEST_CASE("hostile ring positions never lead outside the ring") {
     }
   }
 }
+
+TEST_CASE("hostile positions never make an answer of what was not asked") {
+  const size_t bytes = gw::mirror_bytes(1);
+  gw::MirrorMap map = gw::MirrorMap::anonymous(bytes);
+  gw::RingControl control;
+  gw::RingWriter writer(&control, map.data(), bytes);
+  for (int i = 0; i < 2; ++i) {
+    REQUIRE(writer.reserve(100) != nullptr);
+    writer.advance_ask(100);
+    writer.publish();
+  }
+  for (uint64_t head : {uint64_t{257}, uint64_t{1} << 40, ~uint64_t{0}, ~uint64_t{0} - 127}) {
+    control.head = head;
+    CHECK(writer.peek_answer(100) == nullptr);
+  }
+  control.head = 128;  // an honest position works again
+  CHECK(writer.peek_answer(100) == map.data());
+  writer.consume_answer(100);
+  CHECK(writer.peek_answer(100) == nullptr);
+}
+
+TEST_CASE("answers of an in-process link are delayed and dropped like messages") {
+  gw::InprocHub hub(2, 65536);
+  auto a = hub.connect(0), b = hub.connect(1);
+  const auto ask = [&] {
+    gw::Channel &out = a->channel(1, 0), &in = b->channel(0, 0);
+    REQUIRE(out.reserve(4) != nullptr);
+    out.ask(4);
+    REQUIRE(in.peek(4) != nullptr);
+    in.answer(4);
+  };
+  hub.delay(1, 0, 0.02);
+  const auto start = Clock::now();
+  ask();
+  CHECK(a->channel(1, 0).peek_answer(4) == nullptr);
+  await(*a, [&] { return a->channel(1, 0).peek_answer(4); });
+  a->channel(1, 0).consume_answer(4);
+  CHECK(Clock::now() - start >= std::chrono::milliseconds(20));
+  hub.drop(1, 0);
+  ask();
+  a->sleep(gw::Deadline::after_seconds(0.05));
+  CHECK(a->channel(1, 0).peek_answer(4) == nullptr);
+}

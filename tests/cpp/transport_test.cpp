@@ -182,3 +182,44 @@ TEST_CASE("ring() ends a sleep of another thread, also one that has not begun") 
     CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(8));
   }
 }
+
+TEST_CASE("a message is answered where it lies, and its memory waits for that") {
+  for (const std::string kind : {"inproc", "shm"}) {
+    CAPTURE(kind);
+    const size_t capacity = 65536, bytes = capacity / 4 - 64;
+    auto t = connect(kind, 2, capacity);
+    CHECK(t[0]->shares_memory(1));
+    run_ranks(2, [&](int r) {
+      gw::Transport& own = *t[static_cast<size_t>(r)];
+      gw::Channel& c = own.channel(1 - r, 0);
+      if (r == 1) {
+        for (size_t m = 0; m < 100; ++m) {
+          await(own, [&] { return c.peek(bytes); });
+          std::byte* slot = c.answer_slot();
+          for (size_t i = 0; i < bytes; ++i) slot[i] ^= std::byte{0xff};
+          c.answer(bytes);
+        }
+        return;
+      }
+      size_t asked = 0, answered = 0, wrong = 0, most = 0;
+      while (answered < 100) {
+        while (asked < 100) {
+          std::byte* out = c.reserve(bytes);
+          if (!out) break;
+          for (size_t i = 0; i < bytes; ++i) out[i] = pattern(asked, i);
+          c.ask(bytes);
+          ++asked;
+        }
+        most = std::max(most, asked - answered);
+        const std::byte* in = await(own, [&] { return c.peek_answer(bytes); });
+        for (size_t i = 0; i < bytes; ++i) wrong += in[i] != (pattern(answered, i) ^ std::byte{0xff});
+        c.consume_answer(bytes);
+        ++answered;
+      }
+      CHECK(wrong == 0);
+      CHECK(most == 4);  // as many as the ring holds, answered or not
+    });
+    send(*t[0], 1, 0, 7, 100);  // plain messages go on behind them
+    CHECK(receive(*t[1], 0, 0, 7, 100));
+  }
+}
