@@ -30,6 +30,10 @@ SHOWN_ELSEWHERE = {
     "Hub.connect": "Hub",
     "ErrorFeedback.names": "ErrorFeedback.declare",
     "ProcessResult": "run_processes",
+    **{f"Policy.{n}": "Policy" for n in ("at", "stage", "choices", "unused")},
+    **{f"Stages.{n}": "Stages" for n in ("at", "index")},
+    **{f"PowerSGD.{n}": "PowerSGD" for n in ("all_reduce", "reduce", "parse")},
+    **{f"PowerSGD.{n}": "PowerSGD" for n in ("state_dict", "load_state_dict", "factors", "load_factors")},
 }
 
 

@@ -4,6 +4,7 @@
 namespace gw {
 void register_base(pybind11::module_& m);
 void register_codec(pybind11::module_& m);
+void register_low_rank(pybind11::module_& m);
 void register_schedule(pybind11::module_& m);
 void register_transport(pybind11::module_& m);
 void register_comm(pybind11::module_& m);
@@ -13,6 +14,7 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "gradwire's native half; use the gradwire package instead";
   gw::register_base(m);
   gw::register_codec(m);
+  gw::register_low_rank(m);
   gw::register_schedule(m);
   gw::register_transport(m);
   gw::register_comm(m);

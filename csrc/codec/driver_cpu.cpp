@@ -8,6 +8,7 @@
 #include "codec/codecs.hpp"
 #include "codec/copy_impl.hpp"
 #include "codec/kernels_impl.hpp"
+#include "codec/low_rank.hpp"
 #include "codec/select.hpp"
 
 #define GW_JOIN2(a, b) a##b
@@ -96,7 +97,8 @@ constexpr IsaTable make_table() {
   IsaTable t{.kernels = {GW_TEXT(GW_ISA), fold, load, load_add, store, scale, copy, copy_streaming},
              .codecs = {},
              .find_at_least = find_at_least,
-             .cut_at = cut_at};
+             .cut_at = cut_at,
+             .low_rank = {low_rank_project, low_rank_back_project, low_rank_restore, orthonormalize}};
   fill<0>(t.codecs);
   return t;
 }

@@ -34,12 +34,22 @@ struct CodecLoops {
 // Ids in use are below this; raise it when a codec needs more.
 inline constexpr int kCodecIds = 32;
 
+// low_rank.hpp: the matrix m is [rows, cols], p [rank][rows], q [rank][cols].
+struct LowRankLoops {
+  void (*project)(const float* m, size_t rows, size_t cols, size_t rank, const float* q, float* p);
+  void (*back_project)(const float* m, size_t rows, size_t cols, size_t rank, const float* p, float* q);
+  void (*restore)(const float* p, const float* q, size_t rows, size_t cols, size_t rank, float* m,
+                  float* out);
+  size_t (*orthonormalize)(float* p, size_t rows, size_t rank);
+};
+
 struct IsaTable {
   Kernels kernels;
   CodecLoops codecs[kCodecIds];
   // select.hpp; count < 2^31.
   size_t (*find_at_least)(const float* x, size_t count, uint32_t threshold, uint32_t* indices);
   uint32_t (*cut_at)(const uint32_t* values, size_t count, size_t k, size_t slack, uint32_t guess);
+  LowRankLoops low_rank;
 };
 
 const IsaTable& isa_table_portable();

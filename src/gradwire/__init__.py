@@ -33,6 +33,9 @@ from gradwire.errors import (
     Timeout,
 )
 from gradwire.feedback import ErrorFeedback
+from gradwire.policy import Policy
+from gradwire.powersgd import PowerSGD
+from gradwire.stages import Stages, ramp, warmup
 from gradwire.store import Store
 from gradwire.trace import TraceEvent
 from gradwire.work import Work
@@ -54,7 +57,10 @@ __all__ = [
     "InternalError",
     "MismatchError",
     "PeerLost",
+    "Policy",
+    "PowerSGD",
     "RendezvousError",
+    "Stages",
     "Store",
     "Timeout",
     "TraceEvent",
@@ -67,7 +73,9 @@ __all__ = [
     "errors",
     "init",
     "ops",
+    "ramp",
     "testing",
+    "warmup",
 ]
 
 _native.set_error_types(errors.BY_KIND)

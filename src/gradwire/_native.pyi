@@ -54,6 +54,12 @@ def quantize(x: Any, codec: Codec, payload: Any, step: int = 0) -> int: ...
 def dequantize(payload: Any, codec: Codec, out: Any, step: int = 0) -> None: ...
 # Exact global top-k by magnitude, ties to the lower index, results in index order. values: float32[k], indices: int64[k].
 def topk(x: Any, k: int, values: Any, indices: Any) -> None: ...
+# PowerSGD's arithmetic, the same bits on every machine. m: float32[rows, cols], p: float32[rank, rows],
+# q: float32[rank, cols].
+def low_rank_project(m: Any, q: Any, p: Any) -> None: ...  # p = m q
+def low_rank_back_project(m: Any, p: Any, q: Any) -> None: ...  # q = m^T p
+def low_rank_restore(p: Any, q: Any, m: Any | None, out: Any) -> None: ...  # out = p q^T; m -= out
+def orthonormalize(p: Any) -> int: ...  # in place; returns how many columns are independent
 def array_info(x: Any) -> tuple[int, int, str]: ...  # (address, count, dtype name); ArgumentError if not usable
 
 # -- schedule ----------------------------------------------------------------------------------------------------

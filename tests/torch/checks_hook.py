@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradwire
 import gradwire.torch
+from gradwire.torch.rules import Rules
 
 warnings.filterwarnings("ignore")
 
@@ -343,11 +344,11 @@ def check_a_mismatch_is_raised_from_backward_and_ddp_lives_on(scene: Scene) -> N
         m = DistributedDataParallel(MLP(), bucket_cap_mb=0.005, **ddp)
         handle = gradwire.torch.attach(m, "int8", comm=comm, min_numel=64)
         train(m, scene, 3)
-        right = handle.state.codec
+        right = handle.state.rules
         if scene.rank == 1:
-            handle.state.codec = gradwire.codec("int4")
+            handle.state.rules = Rules("int4", min_numel=64)
         raises(gradwire.MismatchError, lambda m=m: m(scene.batch(3)).square().mean().backward())
-        handle.state.codec = right
+        handle.state.rules = right
         comm.reconfigure(scene.rank, 2)
         train(m, scene, 2, first=4)
         handle.close()

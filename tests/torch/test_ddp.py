@@ -32,3 +32,8 @@ def test_hook(check: str) -> None:
 @pytest.mark.parametrize("check", ranks.names("checks_three"))
 def test_three_ranks(check: str) -> None:
     ranks.assert_ok(answers("checks_three", 3)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_policy"))
+def test_policy(check: str) -> None:
+    ranks.assert_ok(answers("checks_policy", 2)[check])

@@ -15,13 +15,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire import init
-from gradwire.codecs import Codec
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
 from . import trace as chrome
 from .hook import all_reduce_hook
-from .state import HookState
+from .state import CodecChoice, HookState
 from .stats import Stats
 
 _open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
@@ -99,11 +98,15 @@ def _close_all() -> None:
 
 def attach(
     ddp: DistributedDataParallel,
-    codec: str | Codec | None = "int8",
+    codec: CodecChoice = "int8",
     comm: Communicator | None = None,
     **options: Any,
 ) -> Handle:
     """Lets gradwire average the gradients of `ddp`. Call it on every rank, before the first backward.
+
+    codec: a name such as "int8", "powersgd(rank=2)", a `gradwire.Stages` such as
+    `gradwire.warmup("topk(ratio=0.01)", steps=150)`, or a policy by parameter name, first match wins:
+    `{"*.bias": None, "embed.*": "int8", "*": "int4"}`; see `HookState`.
 
     Without `comm`, one is made over the ranks of `ddp.process_group`, through its store. Options:
     `transport`, `timeout` and others of `gradwire.init` for that communicator; those of `HookState` for the

@@ -1,34 +1,43 @@
-"""How one bucket travels: which elements are coded, which stay dense, and the residual that goes with them.
+"""How one bucket travels: which elements are coded and how, which stay dense, and the residual that goes with
+them.
 
-A bucket is all dense, all coded, or coded with *holes*. Holes are the elements of parameters the policy
-keeps dense (biases, norms: few and small). They are copied out and replaced by zeros, the whole bucket is
-coded in place, the holes travel as one small dense operation beside it and are copied back. So the large
-part is never copied, and the price is a codec's few bits for elements that are zero.
+A bucket is a row of *sections*, each coded as one array; of *matrices* that PowerSGD averages; and of
+*holes*, the elements that stay dense (biases, norms: few and small). Holes are copied out and replaced by
+zeros, the sections are coded in place, the holes travel as one small dense operation beside them and are
+copied back. So the large part is never copied, and the price is a codec's few bits for elements that are
+zero. With one codec for all the whole bucket is one section.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from gradwire.codecs import Codec
+from gradwire.powersgd import Item, PowerSGD, matrix_shape
+
 from .residuals import BucketLoan, Residuals
+from .rules import Rules
 
 Held = list[tuple[torch.Tensor, torch.Tensor]]  # (slice of a residual, what was in it)
 
 
+@dataclass
+class Section:
+    codec: Codec
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True)
-class Policy:
-    """Which parameters are coded: those with at least two dimensions and `min_numel` elements."""
-
-    dense_1d: bool = True
-    min_numel: int = 1024
-
-    def codes(self, param: torch.Tensor) -> bool:
-        if param.numel() < self.min_numel:
-            return False
-        return param.dim() >= 2 or not self.dense_1d
+class Matrix:
+    reducer: PowerSGD
+    name: str
+    offset: int
+    shape: tuple[int, int]
 
 
 def _any_nonzero(x: torch.Tensor) -> bool:
@@ -43,40 +52,100 @@ def _any_nonzero(x: torch.Tensor) -> bool:
 
 
 class BucketPlan:
-    """Built once per bucket layout."""
+    """Built once per bucket layout and stage."""
 
     def __init__(
         self,
         params: Sequence[torch.Tensor],
         buffer: torch.Tensor,
-        policy: Policy,
+        rules: Rules,
         residuals: Residuals | None,
+        step: int = 0,
     ):
         self.params = tuple(params)
-        coded, holes, firsts = [], [], []  # holes, firsts: flat offsets
+        self.rules, self.stage = rules, rules.policy.stage(step)
+        self.sections: list[Section] = []
+        self.matrices: list[Matrix] = []
+        self.coded: list[tuple[int, int]] = []  # (offset, elements)
+        dense: list[tuple[int, int]] = []
         parts: list[torch.Tensor | int] = []
-        offset = 0
-        for p in params:
-            if policy.codes(p):
-                coded.append((offset, p.numel()))
-                firsts.append(offset)
-                parts.append(p)
+        # what an earlier stage lost of parameters that are dense from now on
+        self._owing: list[tuple[int, torch.Tensor]] = []
+        offset, open_section = 0, None
+        for i, p in enumerate(params):
+            end, choice = offset + p.numel(), rules.choice(p, step)
+            if choice is None:
+                dense.append((offset, p.numel()))
+                if residuals is not None and rules.may_code(p):
+                    self._owing.append((offset, p))
+                if open_section is not None:
+                    open_section.end = end
             else:
-                holes.append(torch.arange(offset, offset + p.numel()))
-                parts.append(p.numel())
-            offset += p.numel()
-        self.coded = coded
-        self.holes = torch.cat(holes) if coded and holes else None
+                self.coded.append((offset, p.numel()))
+                if isinstance(choice, PowerSGD):
+                    shape = matrix_shape(p.shape)
+                    self.matrices.append(Matrix(choice, rules.name(p), offset, shape))
+                    open_section = None
+                elif open_section is not None and open_section.codec is choice:
+                    open_section.end = end
+                else:
+                    begin = 0 if len(dense) == i else offset
+                    open_section = Section(choice, begin, end)
+                    self.sections.append(open_section)
+            feeds_back = choice is not None and getattr(choice, "error_feedback", True)
+            parts.append(p if feeds_back else p.numel())
+            offset = end
+        holes = [torch.arange(at, at + n) for at, n in dense]
+        self.holes = torch.cat(holes) if self.coded and holes else None
         self.pack = torch.empty(self.holes.numel(), dtype=buffer.dtype) if self.holes is not None else None
-        self._residuals, self._parts = (residuals if coded else None), parts
-        self._firsts = torch.tensor(firsts, dtype=torch.int64)
+        self._residuals, self._parts = residuals, parts
+        self._firsts = torch.tensor([at for at, _ in self.coded], dtype=torch.int64)
 
     def fits(self, params: Sequence[torch.Tensor]) -> bool:
         return len(params) == len(self.params) and all(a is b for a, b in zip(params, self.params))
 
+    def of_stage(self, rules: Rules, step: int) -> bool:
+        return self.rules is rules and self.stage == rules.policy.stage(step)
+
+    def settle(self, flat: torch.Tensor) -> None:
+        """Adds to the gradients of dense parameters what coded steps owe them, once; an unused parameter
+        waits."""
+        for offset, param in list(self._owing):
+            values = flat[offset : offset + param.numel()]
+            assert self._residuals is not None
+            owed = self._residuals.read(param)
+            if not owed.any():
+                self._owing.remove((offset, param))
+            elif _any_nonzero(values):
+                wanted = values.float() + owed
+                values.copy_(wanted)
+                self._residuals.write(param, wanted - values.float())  # what a 16-bit gradient cannot hold
+                self._owing.remove((offset, param))
+
     def lend(self) -> BucketLoan | None:
         """The bucket's residual for one operation. None where nothing is coded or error feedback is off."""
-        return self._residuals.lend(self._parts) if self._residuals is not None else None
+        return self._residuals.lend(self._parts) if self._residuals is not None and self.coded else None
+
+    def low_rank(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, **how: Any) -> None:
+        """Averages the matrices, in place; returns when it is done."""
+        for reducer in {id(m.reducer): m.reducer for m in self.matrices}.values():
+            items, outs = [], []
+            for m in self.matrices:
+                if m.reducer is not reducer:
+                    continue
+                place = slice(m.offset, m.offset + m.shape[0] * m.shape[1])
+                values = flat[place]
+                if loan is not None and reducer.error_feedback:
+                    value = loan.flat[place].add_(values)
+                else:
+                    value = values.to(torch.float32, copy=True)
+                out = values if values.dtype == torch.float32 else torch.empty_like(value)
+                outs.append((values, out))
+                items.append(Item(m.name, value.view(m.shape).numpy(), out.view(m.shape).numpy()))
+            reducer.reduce(comm, items, **how)
+            for values, out in outs:
+                if out is not values:
+                    values.copy_(out)
 
     def take_holes(self, flat: torch.Tensor) -> torch.Tensor | None:
         """Moves the dense elements out of `flat`, leaving zeros; returns them packed."""

@@ -30,12 +30,18 @@ class Pending:
         self.result = result
         self.works: list[Waitable] = []
         self.error: Exception | None = None  # an operation that could not even be submitted
+        # called on the reaper thread: operations that must not be issued from the backward thread
+        self.submit: Callable[[], object] = lambda: None
         # what is left to do on `result` once the works are done
         self.unpack: Callable[[], object] = lambda: None
         self._finish = finish
 
     def run(self) -> None:
         error = self.error
+        try:
+            self.submit()
+        except Exception as e:
+            error = error or e
         for work in self.works:  # all of them, error or not: the arrays must outlive every operation on them
             try:
                 work.wait()

@@ -11,46 +11,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Union, cast
 
 import torch
 import torch.distributed as dist
 
 from gradwire.codecs import Codec
-from gradwire.codecs import codec as make_codec
 from gradwire.communicator import Communicator
+from gradwire.errors import ArgumentError
+from gradwire.policy import Policy
+from gradwire.powersgd import PowerSGD
+from gradwire.stages import Stages, warmup
 
 from .checkpoint import Checkpoint, clean_name
-from .plan import BucketPlan, Policy
+from .plan import BucketPlan
 from .reaper import Pending, Reaper
 from .residuals import Residuals
+from .rules import Rules
 from .stats import Stats, StepCounter
 from .trace import HookTrace
 
 # With torch._dynamo.config.optimize_ddp = "python_reducer" DDP has no buckets: it calls the hook with
 # (gradient, parameter), once a parameter, ignores what is returned and expects the gradient to have changed
 # in place.
+CodecChoice = Union[str, Codec, PowerSGD, Stages, Policy, Mapping[str, Any], None]
 Bucket = Union["dist.GradBucket", tuple[torch.Tensor, torch.Tensor]]  # type: ignore[name-defined]
 
 
 class HookState:
     """The state of `all_reduce_hook`: one per DDP model, on every rank with the same arguments.
 
-    codec: a name or a Codec; None sends plain values. warmup_steps: first steps that go dense (top-k needs
-    them). dense_1d, min_numel: parameters with one dimension, or fewer elements, are never coded.
-    error_feedback: what the codec loses is kept per parameter and added to the next step's gradient.
-    residual: how it is kept, "fp32", "bf16" or "int8" (4, 2 or 1.03 bytes an element).
-    process_group: DDP's, for sparse gradients. named_parameters: `ddp.named_parameters()`, needed for
-    state_dict only."""
+    codec: a name or a Codec; None sends plain values; "powersgd(rank=2)" or a `gradwire.PowerSGD`; a
+    `gradwire.Stages` (warm-up, ramps); or a policy by parameter name, {"*.bias": None, "embed.*": "int8",
+    "*": "int4"}. warmup_steps: first steps that go dense (top-k needs them). dense_1d, min_numel: parameters
+    with one dimension, or fewer elements, are never coded; by default True and 1024 beside one codec for all,
+    False and 0 beside a policy. error_feedback: what the codec loses is kept per parameter and added to the
+    next step's gradient. residual: how it is kept, "fp32", "bf16" or "int8" (4, 2 or 1.03 bytes an element).
+    process_group: DDP's, for sparse gradients. named_parameters:
+    `ddp.named_parameters()`, needed for state_dict and for a policy."""
 
     def __init__(
         self,
         comm: Communicator,
-        codec: str | Codec | None = "int8",
+        codec: CodecChoice = "int8",
         *,
         algorithm: str = "auto",
-        dense_1d: bool = True,
-        min_numel: int = 1024,
+        dense_1d: bool | None = None,
+        min_numel: int | None = None,
         warmup_steps: int = 0,
         error_feedback: bool = True,
         residual: str = "fp32",
@@ -59,18 +67,21 @@ class HookState:
         named_parameters: Iterable[tuple[str, torch.nn.Parameter]] = (),
     ) -> None:
         self.comm = comm
-        self.codec = make_codec(codec) if isinstance(codec, str) else codec
         self.algorithm = algorithm
-        self.policy = Policy(dense_1d, min_numel)
-        self.warmup_steps = warmup_steps
+        names = {clean_name(name): p for name, p in named_parameters if p.requires_grad}
+        if warmup_steps:
+            if isinstance(codec, (Policy, Mapping, Stages)):
+                raise ArgumentError(
+                    "warmup_steps goes with one codec; in a policy write gradwire.warmup(codec, steps) for it"
+                )
+            codec = warmup(codec, warmup_steps)
+        self.rules = Rules(codec, names, dense_1d, min_numel)
         self.timeout = timeout
         self.process_group = process_group
         self.trace: HookTrace | None = None
-        names = {clean_name(name): p for name, p in named_parameters if p.requires_grad}
-        coded = {name: p for name, p in names.items() if self.policy.codes(p)}
-        loses = self.codec is not None and self.codec.lossy
-        self.residuals = Residuals(residual, coded) if error_feedback and loses else None
-        self._checkpoint = Checkpoint(self.residuals, named=bool(names))
+        coded = {name: p for name, p in names.items() if self.rules.may_code(p)}
+        self.residuals = Residuals(residual, coded) if error_feedback and self.rules.lossy else None
+        self._checkpoint = Checkpoint(self.residuals, bool(names), self.rules.low_rank)
         self._plans: dict[object, BucketPlan] = {}
         self._reaper = Reaper()
         self._error: Exception | None = None
@@ -138,16 +149,24 @@ class HookState:
                 self._counter.bucket(now, buffer.numel() * buffer.element_size(), self.comm.size)
                 if self.trace is not None:
                     self.trace.ready(key, now, buffer.numel())
-                self._submit_dense(pending, key, params)
+                submit = partial(self._submit_dense, pending, key, params, self.step)
+                # PowerSGD's second collective follows from the first one's result. Were it issued when that
+                # is done, beside a backward thread that issues other buckets', the order would differ from
+                # rank to rank; so then all of them are issued by the reaper, bucket by bucket.
+                if self.rules.low_rank:
+                    pending.submit = submit
+                else:
+                    submit()
         except Exception as error:
             pending.error = error
         self._reaper.put(pending)
         return pending
 
-    def _submit_dense(self, pending: Pending, key: object, params: Sequence[torch.Tensor]) -> None:
-        flat, codec = pending.result, self.codec
-        plan = self._plan(key, flat, params)
-        if codec is None or self.step < self.warmup_steps or not plan.coded:
+    def _submit_dense(self, pending: Pending, key: object, params: Sequence[torch.Tensor], step: int) -> None:
+        flat = pending.result
+        plan = self._plan(key, flat, params, step)
+        plan.settle(flat)
+        if not plan.coded:
             pending.works.append(self._all_reduce(flat, None, None))
             return
         loan = plan.lend()
@@ -156,8 +175,10 @@ class HookState:
         pending.unpack = lambda: plan.restore(flat, loan, held)
         if pack is not None:
             pending.works.append(self._all_reduce(pack, None, None))
-        residual = None if loan is None else loan.flat
-        pending.works.append(self._all_reduce(flat, codec, residual))
+        for s in plan.sections:
+            residual = None if loan is None else loan.flat[s.begin : s.end]
+            pending.works.append(self._all_reduce(flat[s.begin : s.end], s.codec, residual))
+        plan.low_rank(flat, loan, self.comm, timeout=self.timeout, algorithm=self.algorithm)
 
     def _all_reduce(self, x: torch.Tensor, codec: Codec | None, residual: torch.Tensor | None) -> Any:
         return self.comm.all_reduce(
@@ -179,14 +200,16 @@ class HookState:
         pending.works.append(cast(Any, work))
         pending.unpack = lambda: grad.div_(size)
 
-    def _plan(self, key: object, flat: torch.Tensor, params: Sequence[torch.Tensor]) -> BucketPlan:
+    def _plan(self, key: object, flat: torch.Tensor, params: Sequence[torch.Tensor], step: int) -> BucketPlan:
         plan = self._plans.get(key)
-        if plan is None or not plan.fits(params):
+        if plan is not None and plan.fits(params) and not plan.of_stage(self.rules, step):
+            plan = self._plans[key] = BucketPlan(params, flat, self.rules, self.residuals, step)
+        elif plan is None or not plan.fits(params):
             # DDP has regrouped: plans that still name one of these parameters describe buckets that no
             # longer exist.
             moved = {id(p) for p in params}
             self._plans = {k: v for k, v in self._plans.items() if not moved & {id(p) for p in v.params}}
-            plan = self._plans[key] = BucketPlan(params, flat, self.policy, self.residuals)
+            plan = self._plans[key] = BucketPlan(params, flat, self.rules, self.residuals, step)
         return plan
 
     # -- completion and errors -------------------------------------------------------------------------------
