@@ -1,0 +1,1 @@
+"""What the studies are made of: codecs, inputs, peers, tasks, one training, rows, tables, plots."""
