@@ -1,11 +1,37 @@
-"""gradwire in torch training: compressed gradient averaging for DistributedDataParallel.
+"""gradwire in torch training: compressed gradient averaging for DistributedDataParallel, and tensor-parallel
+layers over coded collectives.
 
 >>> handle = gradwire.torch.attach(ddp, codec="int8")  # doctest: +SKIP
 """
 
 from .ddp import Handle, attach
+from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
+from .error_probe import error_probe
+from .groups import communicator
 from .hook import all_reduce_hook
 from .state import HookState
 from .stats import Stats
+from .tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    sync_sequence_parallel_gradients,
+    vocab_parallel_cross_entropy,
+)
 
-__all__ = ["Handle", "HookState", "Stats", "all_reduce_hook", "attach"]
+__all__ = [
+    "ColumnParallelLinear",
+    "CompressedColwiseParallel",
+    "CompressedRowwiseParallel",
+    "Handle",
+    "HookState",
+    "RowParallelLinear",
+    "Stats",
+    "VocabParallelEmbedding",
+    "all_reduce_hook",
+    "attach",
+    "communicator",
+    "error_probe",
+    "sync_sequence_parallel_gradients",
+    "vocab_parallel_cross_entropy",
+]

@@ -11,21 +11,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from gradwire import init
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
 from . import trace as chrome
+from .groups import new_communicator
 from .hook import all_reduce_hook
 from .state import CodecChoice, HookState
 from .stats import Stats
 
 _open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-# communicators made so far, per process group: part of their name in the store
-_attached: dict[str, int] = {}
 
 
 class Handle:
@@ -130,7 +127,7 @@ def attach(
     of_state = {k: options.pop(k) for k in _STATE_OPTIONS if k in options}
     owns_comm = comm is None
     if comm is None:
-        comm = _communicator(group, options)
+        comm = new_communicator(group, **options)
     elif "timeout" in options:
         of_state["timeout"] = options.pop("timeout")
     if options and not owns_comm:
@@ -150,13 +147,3 @@ def attach(
 
 
 _STATE_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback", "residual")
-
-
-def _communicator(group: dist.ProcessGroup, options: dict[str, Any]) -> Communicator:
-    """Over the group's ranks. The n-th of a group meets under its own name: keys of the one before must not
-    be found."""
-    name = group.group_name
-    _attached[name] = _attached.get(name, 0) + 1
-    store = dist.distributed_c10d._get_process_group_store(group)
-    store = dist.distributed_c10d.PrefixStore(f"gradwire/ddp/{name}/{_attached[name]}", store)
-    return init(rank=dist.get_rank(group), size=dist.get_world_size(group), store=store, **options)
