@@ -11,12 +11,15 @@ import gradwire
 
 # Settings beside the defaults, for the rate-distortion curve.
 SETTINGS = (
-    "int8(block=32)",
-    "int8(block=64)",
-    "int4(block=32)",
-    "int4(block=64)",
-    "int4(block=128)",
+    *(f"int8(block={b})" for b in (32, 64, 128)),
+    *(f"int{bits}(block={b})" for bits in (6, 5, 4, 3, 2) for b in (32, 64, 128)),
+    *(f"int{bits}(levels=lloyd-max, block={b})" for bits in (6, 5, 4, 3, 2) for b in (32, 64, 128)),
+    *(f"int{bits}(rounding=stochastic)" for bits in (8, 4)),
+    *(f"sign(block={b})" for b in (32, 64, 128)),
+    *(f"rotated4(scale={s})" for s in ("least-squares", "unbiased")),
+    *(f"{fp8}(block={b})" for fp8 in ("fp8_e4m3", "fp8_e5m2") for b in (32, 128, 256)),
     *(f"topk(ratio={r}, values={v})" for r in (0.01, 0.03, 0.1, 0.3) for v in ("fp32", "bf16", "int8")),
+    *(f"{name}(ratio={r})" for name in ("topk_exact", "randk", "threshold") for r in (0.01, 0.1)),
 )
 SPARSE = ("topk", "randk", "threshold")
 
@@ -43,8 +46,8 @@ def is_sparse(name: str) -> bool:
 class Method:
     """One way to average gradients, for the training study.
 
-    codec: as `gradwire.codec` takes it; None: plain values. error_feedback: keep what encoding lost for the
-    next step. warmup: share of the steps that go dense first."""
+    codec: as `gradwire.codec` takes it, or "powersgd(rank=4)"; None: plain values. error_feedback: keep what
+    encoding lost for the next step. warmup: share of the steps that go dense first."""
 
     name: str
     codec: str | None = None
@@ -54,29 +57,44 @@ class Method:
 
 _CHOSEN = (
     Method("dense"),
-    Method("bf16", "bf16"),
-    Method("fp16", "fp16"),
     Method("int8", "int8"),
-    Method("int8 no EF", "int8", error_feedback=False),
     Method("int4", "int4"),
-    Method("int4 no EF", "int4", error_feedback=False),
-    Method("top-k 10 %", "topk(ratio=0.1)"),
-    Method("top-k 10 % no EF", "topk(ratio=0.1)", error_feedback=False),
     Method("top-k 1 %", "topk(ratio=0.01)"),
-    Method("top-k 1 % no EF", "topk(ratio=0.01)", error_feedback=False),
+    Method("top-k 10 %", "topk(ratio=0.1)"),
+    Method("sign", "sign"),
+    Method("int2", "int2(levels=lloyd-max)"),
+    Method("int3", "int3(levels=lloyd-max)"),
+    Method("int4 lloyd-max", "int4(levels=lloyd-max, block=128)"),
+    Method("rotated4", "rotated4"),
+    Method("PowerSGD rank 4", "powersgd(rank=4)"),
+    Method("bf16", "bf16"),
     Method("top-k 1 % warm-up", "topk(ratio=0.01)", warmup=0.25),
+    Method("top-k 1 % no EF", "topk(ratio=0.01)", error_feedback=False),
+    Method("int4 no EF", "int4", error_feedback=False),
+    Method("sign no EF", "sign", error_feedback=False),
+    Method("fp8_e4m3", "fp8_e4m3(block=256)"),
+    Method("int6", "int6"),
+    Method("top-k 10 % no EF", "topk(ratio=0.1)", error_feedback=False),
+    Method("rand-k 10 %", "randk(ratio=0.1)"),
+    Method("int4 stochastic no EF", "int4(rounding=stochastic)", error_feedback=False),
+    Method("rotated4 unbiased no EF", "rotated4(scale=unbiased)", error_feedback=False),
+    Method("int8 no EF", "int8", error_feedback=False),
+    Method("int2 no EF", "int2(levels=lloyd-max)", error_feedback=False),
+    Method("PowerSGD rank 1", "powersgd(rank=1)"),
+    Method("fp16", "fp16"),
 )
 
 
+def _is_known(codec: str | None) -> bool:
+    """Whether this build can do it."""
+    try:
+        return codec is None or gradwire.PowerSGD.parse(codec) is not None or bool(gradwire.codec(codec))
+    except gradwire.ArgumentError:
+        return False
+
+
 def methods() -> list[Method]:
-    """The chosen ones that this build can do, then every codec of the registry that none of them uses."""
-    able = []
-    for method in _CHOSEN:
-        try:
-            if method.codec is not None:
-                gradwire.codec(method.codec)
-        except gradwire.ArgumentError:
-            continue
-        able.append(method)
-    used = {gradwire.codec(m.codec).name for m in able if m.codec is not None} | {"identity"}
+    """The chosen ones that this build can do, the telling ones first, then every other codec there is."""
+    able = [m for m in _CHOSEN if _is_known(m.codec)]
+    used = {(m.codec or "").partition("(")[0] for m in able} | {"identity"}
     return able + [Method(name, name) for name in gradwire.codecs() if name not in used]

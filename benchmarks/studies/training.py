@@ -31,10 +31,10 @@ class Gradients:
     """A model's gradients as two flat arrays that backward writes into: one is coded, one stays dense."""
 
     def __init__(self, model: nn.Module) -> None:
-        params = list(model.parameters())
-        coded = [p for p in params if p.dim() >= 2 and p.numel() >= MIN_NUMEL]
-        rest = [p for p in params if not any(p is q for q in coded)]
+        coded = [p for p in model.parameters() if _is_coded(p)]
+        rest = [p for p in model.parameters() if not _is_coded(p)]
         self.coded, self.rest = self._flat(coded), self._flat(rest)
+        self.matrices = {name: p.grad for name, p in model.named_parameters() if _is_coded(p)}
 
     @staticmethod
     def _flat(params: list[nn.Parameter]) -> torch.Tensor:
@@ -46,6 +46,39 @@ class Gradients:
     def zero(self) -> None:
         self.coded.zero_()
         self.rest.zero_()
+
+
+def _is_coded(p: nn.Parameter) -> bool:
+    return p.dim() >= 2 and p.numel() >= MIN_NUMEL
+
+
+def choice(method: Method) -> gradwire.Codec | gradwire.PowerSGD | None:
+    """A new one: PowerSGD keeps state, each rank has its own."""
+    if method.codec is None:
+        return None
+    return gradwire.PowerSGD.parse(method.codec) or gradwire.codec(method.codec)
+
+
+def averaging(
+    method: Method, gradients: Gradients, comm: gradwire.Communicator, warmup: int
+) -> Callable[[int], None]:
+    """What averages `gradients` over the ranks in one step, given the step's number."""
+    chosen = choice(method)
+    low_rank = chosen if isinstance(chosen, gradwire.PowerSGD) else None
+    codec = None if low_rank is not None else chosen
+    feedback = method.error_feedback and codec is not None and codec.lossy
+    residual = torch.zeros_like(gradients.coded) if feedback else None
+
+    def average(step: int) -> None:
+        if low_rank is not None:
+            low_rank.all_reduce(comm, gradients.matrices)
+        elif step < warmup:
+            comm.all_reduce(gradients.coded, "avg", algorithm="direct")
+        else:
+            comm.all_reduce(gradients.coded, "avg", codec=codec, algorithm="direct", residual=residual)
+        comm.all_reduce(gradients.rest, "avg", algorithm="direct")
+
+    return average
 
 
 def digest(model: nn.Module) -> str:
@@ -72,8 +105,8 @@ def train(
     task = task_of(name)
     torch.manual_seed(seed)
     origin = task.model()
+    chosen = choice(method)
     turn, ready = threading.Lock(), threading.Barrier(ranks)
-    codec = gradwire.codec(method.codec) if method.codec is not None else None
     warmup = round(method.warmup * steps)
     every = max(1, steps // points)
     begin = time.process_time()
@@ -82,8 +115,7 @@ def train(
         model = copy.deepcopy(origin)
         optimizer = task.optimizer(model)
         gradients = Gradients(model)
-        feedback = method.error_feedback and codec is not None and codec.lossy
-        residual = torch.zeros_like(gradients.coded) if feedback else None
+        average = averaging(method, gradients, comm, warmup)
         curve, last = [], 0
         for step in range(steps):
             with turn:
@@ -91,15 +123,7 @@ def train(
                 task.loss(model, seed, step, comm.rank).backward()
             ready.wait(1800)  # asleep: waiting inside the collective would first spin on the one core
             before = comm.stats()["bytes_sent"]
-            coded = step >= warmup
-            comm.all_reduce(
-                gradients.coded,
-                "avg",
-                codec=codec if coded else None,
-                algorithm="direct",
-                residual=residual if coded else None,
-            )
-            comm.all_reduce(gradients.rest, "avg", algorithm="direct")
+            average(step)
             last = comm.stats()["bytes_sent"] - before
             with turn:
                 for group in optimizer.param_groups:
@@ -126,8 +150,8 @@ def train(
     return {
         "task": name,
         "method": method.name,
-        "codec": repr(codec) if codec is not None else None,
-        "error_feedback": method.error_feedback and codec is not None and codec.lossy,
+        "codec": None if chosen is None else str(chosen),
+        "error_feedback": method.error_feedback and getattr(chosen, "lossy", chosen is not None),
         "warmup_steps": warmup,
         "seed": seed,
         "ranks": ranks,
