@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 from studies import inputs
 from studies import rows as jsonl
+from studies.bars import ALL_REDUCE, verdicts
 from studies.codecs import is_sparse, listed
 from studies.peers import importable
 from studies.rate_plots import all_reduce as draw_all_reduce
@@ -35,7 +36,6 @@ import gradwire
 from gradwire.testing import run_ranks
 
 RESULTS = Path(__file__).parent / "results"
-ALL_REDUCE_BAR = 1.45  # sqrt(2) for independent errors of the ranks' encodes and of the owner's
 
 
 def relative(y: np.ndarray, x: np.ndarray) -> float:
@@ -157,12 +157,12 @@ def _cell(row: Row | None) -> str:
 
 def reduce_table(rows: list[Row]) -> Table:
     sizes = sorted({r["ranks"] for r in rows})
-    table = Table(title=f"all-reduce through direct: error over one encode's (bar {ALL_REDUCE_BAR}; mean)")
+    table = Table(title=f"all-reduce through direct: error over one encode's (bar {ALL_REDUCE}; mean)")
     for heading in ("codec", *(f"n = {n}" for n in sizes)):
         table.add_column(heading, justify="left" if heading == "codec" else "right")
     for name in dict.fromkeys(r["entry"] for r in rows):
         ratio = {r["ranks"]: r["over_one_encode"] for r in rows if r["entry"] == name}
-        cells = [f"{ratio[n]:.3f}{' over' if ratio[n] > ALL_REDUCE_BAR else ''}" for n in sizes if n in ratio]
+        cells = [f"{ratio[n]:.3f}{' over' if ratio[n] > ALL_REDUCE else ''}" for n in sizes if n in ratio]
         table.add_row(name, *cells)
     return table
 
@@ -202,8 +202,10 @@ def main() -> int:
     reduced = [r for r in rows if r["study"] == "all-reduce"]
     console.print(table_of(single))
     console.print(reduce_table(reduced))
+    for line in verdicts(rows):
+        console.print(line, style="bold red" if line.startswith("MISSED") else None)
     draw_curves(args.out / "rate_distortion.png", single)
-    draw_all_reduce(args.out / "all_reduce_error.png", reduced, ALL_REDUCE_BAR)
+    draw_all_reduce(args.out / "all_reduce_error.png", reduced, ALL_REDUCE)
     for name in ("rate_distortion.jsonl", "rate_distortion.png", "all_reduce_error.png"):
         console.print(str(args.out / name))
     return 0

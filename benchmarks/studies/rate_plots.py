@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ KINDS = {
     "sparse": ("C2", "s", "C2", "gradwire, sparse"),
     "peer": ("C1", "^", "none", "peers: torch, torchao, bitsandbytes"),
 }
+
+# Where a name may stand, in points from what it names; the first that is free.
+OFFSETS = tuple((dx, dy) for dy in (-4, 4, -12, 12, -20, 20) for dx in (8, -8))
 
 
 def _pyplot() -> Any:
@@ -44,7 +48,7 @@ def short(entry: str) -> str:
         key, _, value = part.partition("=")
         if key == "block":
             name += f"/{value}"
-        else:
+        elif key != "seed":
             words.append(f"{100 * float(value):g}%" if key == "ratio" else value)
     return " ".join([name, *words])
 
@@ -55,18 +59,19 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
     names = list(dict.fromkeys(r["input"] for r in rows))
     figure, axes = plt.subplots(2, 3, figsize=(19, 12.5), layout="constrained", sharex=True, sharey=True)
     lossy = [r for r in rows if r["rel_err"]]
-    span = (0.7 * min(r["bits"] for r in lossy), 32.0)
+    span = (0.5 * min(r["bits"] for r in lossy), 32.0)
     low = max(0.5 * min(r["rel_err"] for r in lossy), 1e-5)
-    for panel, name in zip(axes.flat, names):
-        _panel(panel, [r for r in lossy if r["input"] == name], span)
-        panel.set_title(name, fontsize=13)
-    axes[0, 0].set(xscale="log", yscale="log", xlim=span, ylim=(low, 1.5))
+    axes[0, 0].set(xscale="log", yscale="log", xlim=span, ylim=(low, 2.5))
     ticks = [t for t in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32) if span[0] <= t <= span[1]]
     axes[0, 0].set_xticks(ticks, [f"{t:g}" if t >= 1 else f"1/{1 / t:g}" for t in ticks])
     axes[0, 0].set_xticks([], minor=True)
     percent = [p for p in (100, 30, 10, 3, 1, 0.3, 0.1, 0.03, 0.01, 0.003) if p / 100 >= low]
     axes[0, 0].set_yticks([p / 100 for p in percent], [f"{p:g} %" for p in percent])
     axes[0, 0].set_yticks([], minor=True)
+    figure.draw_without_rendering()  # the labels' places depend on the panels' sizes
+    for panel, name in zip(axes.flat, names):
+        _panel(panel, [r for r in lossy if r["input"] == name], span)
+        panel.set_title(name, fontsize=13)
     for panel in axes[:, 0]:
         panel.set_ylabel("relative L2 error of one encode")
     for panel in (*axes[1], axes[0, 2]):
@@ -83,7 +88,7 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
         0.02,
         f"{counts[0]:,} to {counts[-1]:,} elements, mean of seeds {', '.join(map(str, seeds))}.\n"
         "The bound is that of a Gaussian source: other sources of the\nsame energy can be coded below it, "
-        "the more the heavier their tails.\nLabelled: what nothing else beats in both bits and error.\n"
+        "the more the heavier their tails.\nRinged: what nothing else beats in both bits and error.\n"
         + (f"Without loss: {', '.join(exact)}.\n" if exact else "")
         + where(run).replace(", ", ",\n", 1),
         fontsize=11,
@@ -102,8 +107,8 @@ def _panel(panel: Any, rows: Sequence[Row], span: tuple[float, float]) -> None:
     panel.plot(
         [r["bits"] for r in best],
         [r["rel_err"] for r in best],
-        color="0.6",
-        linewidth=1,
+        color="0.55",
+        linewidth=1.6,
         linestyle="--",
         label="Pareto front",
     )
@@ -120,22 +125,33 @@ def _panel(panel: Any, rows: Sequence[Row], span: tuple[float, float]) -> None:
             alpha=0.85,
             label=label,
         )
-    # to the right of a point, and a step lower where the one before is near
-    last = (1e-9, 1.0)
-    for r in best:
-        place = (np.log2(r["bits"]), np.log2(r["rel_err"]))
-        near = abs(place[0] - last[0]) < 0.45 and abs(place[1] - last[1]) < 0.6
-        offset, align = ((-6, -9), "right") if near else ((6, 3), "left")
-        last = (1e-9, 1.0) if near else place
-        panel.annotate(
-            short(r["entry"]),
-            (r["bits"], r["rel_err"]),
-            offset,
-            textcoords="offset points",
-            fontsize=8.5,
-            ha=align,
-        )
+    edge = {"linestyle": "", "markerfacecolor": "none", "markeredgecolor": "black", "markersize": 9}
+    panel.plot(*zip(*((r["bits"], r["rel_err"]) for r in best)), marker="o", markeredgewidth=0.9, **edge)
+    own = (r for r in rows if r["kind"] != "peer" and r not in best)
+    _label(panel, [*best, *sorted(own, key=lambda r: r["bits"] + math.log2(r["rel_err"]))], rows)
     panel.grid(alpha=0.25)
+
+
+def _label(panel: Any, points: Sequence[Row], obstacles: Sequence[Row], size: float = 8.5) -> None:
+    """Names the points in this order, each where it covers neither a name nor a point; else it stays bare."""
+    scale = panel.figure.dpi / 72
+    dots = [panel.transData.transform((r["bits"], r["rel_err"])) for r in obstacles]
+    taken = [(x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale) for x, y in dots]
+    for r in points:
+        x, y = panel.transData.transform((r["bits"], r["rel_err"]))
+        text = short(r["entry"])
+        width, height = 0.56 * size * len(text) * scale, 1.15 * size * scale
+        for dx, dy in OFFSETS:
+            left, low = x + dx * scale - (width if dx < 0 else 0), y + dy * scale
+            box = (left, low, left + width, low + height)
+            if left < panel.bbox.x0 or box[2] > panel.bbox.x1:
+                continue
+            if all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in taken):
+                taken.append(box)
+                side = "right" if dx < 0 else "left"
+                place = {"xytext": (dx, dy), "textcoords": "offset points", "ha": side, "va": "bottom"}
+                panel.annotate(text, (r["bits"], r["rel_err"]), fontsize=size, **place)
+                break
 
 
 def all_reduce(path: Path, rows: Sequence[Row], bar: float) -> None:
