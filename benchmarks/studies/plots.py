@@ -69,7 +69,7 @@ def _curves(panel: Any, methods: ByMethod, judged: str) -> None:
         if name not in names:
             panel.plot(x, y, color="0.75", linewidth=0.7, zorder=1)
             continue
-        i = names.index(name)
+        i = COLOURED.index(name)
         colour, marker = f"C{i % 10}", "os^Dv<>Px*"[i % 10]
         panel.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.5, label=name, zorder=3)
         low, high = [min(v) for v in points], [max(v) for v in points]
