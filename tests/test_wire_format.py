@@ -39,6 +39,7 @@ GOLDEN_CODECS: dict[str, dict[str, Any]] = {
     "mxfp8_e5m2": {},
     "mxfp4": {},
     "nvfp4": {},
+    "lossless": {},
 }
 
 

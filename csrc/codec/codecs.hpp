@@ -22,6 +22,7 @@
 #include "codec/identity.hpp"
 #include "codec/int4.hpp"
 #include "codec/int8.hpp"
+#include "codec/lossless.hpp"
 #include "codec/mx.hpp"
 #include "codec/nvfp4.hpp"
 #include "codec/topk.hpp"

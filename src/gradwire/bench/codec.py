@@ -82,12 +82,14 @@ class Case:
     def __init__(self, spec: str, codec: Codec, x: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         from gradwire import _native
 
-        self.spec, self.payload_bytes = spec, codec.encoded_bytes(x.size)
-        payload = np.zeros(self.payload_bytes, np.uint8)
+        self.spec = spec
+        room = np.zeros(codec.encoded_bytes(x.size), np.uint8)
+        self.payload_bytes = _native.quantize(x, codec, room)
+        payload = room[: self.payload_bytes]
         frame = _native.encode(x, codec)
         out, acc = np.zeros_like(x), np.zeros_like(x)
         self.calls: dict[str, Call] = {
-            "encode": lambda: _native.quantize(x, codec, payload),
+            "encode": lambda: _native.quantize(x, codec, room),
             "decode": lambda: _native.dequantize(payload, codec, out),
             "decode_add": lambda: _native.decode_add(frame, acc),
         }
