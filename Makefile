@@ -17,7 +17,7 @@ CPP_FILES       = $(shell find csrc tests/cpp -name '*.[ch]pp')
 PY_FILES       := src tests examples benchmarks tools setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cpp lint format bench sanitize dev clean
+.PHONY: help demo test test-cpp lint format bench sanitize neon dev clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -62,6 +62,10 @@ sanitize: $(VENV)/.build-tools
 	bash tools/ensure_doctest.sh
 	bash tools/sanitize.sh address
 	bash tools/sanitize.sh thread
+
+## make neon      the codecs built for aarch64, run under qemu: the same bytes as here
+neon: $(VENV)/.build-tools
+	bash tools/check_neon.sh
 
 ## make dev       an editable install; after it, a change in csrc costs one compile
 dev: $(VENV)/.native
