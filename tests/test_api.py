@@ -165,7 +165,7 @@ def test_a_keyword_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     ("settings", "word"),
     [
         ({"socket": 3}, "sockets"),
-        ({"sockets": 0}, "SOCKETS"),
+        ({"sockets": -1}, "SOCKETS"),
         ({"sockets": "two"}, "sockets"),
         ({"transport": "carrier pigeon"}, "shm"),
         ({"channel_bytes": 12345}, "power of two"),

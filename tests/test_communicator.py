@@ -6,7 +6,9 @@ import gc
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -285,3 +287,20 @@ def test_a_program_that_ends_without_close_ends(tmp_path: Any) -> None:
     )
     results = gradwire.testing.run_processes(2, script, timeout=60)
     assert [r.stderr for r in results] == ["", ""]
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+def test_results_do_not_depend_on_the_number_of_sockets(codec: str | None, tmp_path: Path) -> None:
+    def bits(sockets: int) -> bytes:
+        def rank(r: int) -> bytes:
+            store = f"file://{tmp_path}/{codec}{sockets}"
+            with gradwire.init(rank=r, size=2, store=store, transport="tcp", sockets=sockets) as comm:
+                x = np.random.default_rng(r).standard_normal(300_001).astype(np.float32)
+                return comm.all_reduce(x, algorithm="ring", codec=codec).tobytes()
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(rank, range(2))
+        assert first == second
+        return first
+
+    assert bits(0) == bits(1) == bits(3)

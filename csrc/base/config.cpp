@@ -33,6 +33,7 @@ Config Config::from_env() {
   c.timeout_s = number("GRADWIRE_TIMEOUT_S", c.timeout_s);
   c.transport = word("GRADWIRE_TRANSPORT", c.transport);
   c.sockets = static_cast<int>(number("GRADWIRE_SOCKETS", c.sockets));
+  c.congestion = word("GRADWIRE_CONGESTION", c.congestion);
   c.channel_bytes =
       static_cast<size_t>(number("GRADWIRE_CHANNEL_BYTES", static_cast<double>(c.channel_bytes)));
   c.segment_bytes =
@@ -47,7 +48,9 @@ void Config::check() const {
   require(timeout_s > 0, "GRADWIRE_TIMEOUT_S", "a positive number of seconds", std::to_string(timeout_s));
   require(transport == "auto" || transport == "shm" || transport == "tcp", "GRADWIRE_TRANSPORT",
           "auto, shm or tcp", "'" + transport + "'");
-  require(sockets >= 1 && sockets <= 16, "GRADWIRE_SOCKETS", "1 to 16", std::to_string(sockets));
+  require(sockets >= 0 && sockets <= kMostSockets, "GRADWIRE_SOCKETS",
+          "1 to " + std::to_string(kMostSockets) + ", or 0 for as many as the path asks for",
+          std::to_string(sockets));
   require(std::has_single_bit(channel_bytes) && channel_bytes >= (size_t{64} << 10) &&
               channel_bytes <= (size_t{1} << 30),
           "GRADWIRE_CHANNEL_BYTES", "a power of two from 64 KiB to 1 GiB", std::to_string(channel_bytes));

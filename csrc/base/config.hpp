@@ -6,13 +6,18 @@
 
 namespace gw {
 
+inline constexpr int kMostSockets = 16;
+
 struct Config {
   // GRADWIRE_TIMEOUT_S (default 300): how long an operation may wait for its peers.
   double timeout_s = 300;
   // GRADWIRE_TRANSPORT (auto | shm | tcp, default auto): auto = shm inside a host, TCP across.
   std::string transport = "auto";
-  // GRADWIRE_SOCKETS (default 2): TCP sockets per peer and lane.
-  int sockets = 2;
+  // GRADWIRE_SOCKETS (default 0): TCP sockets per peer and lane; 0 = as many as the path's round trip asks for.
+  int sockets = 0;
+  // GRADWIRE_CONGESTION (auto | system | a name, default auto): TCP congestion control of data sockets; auto = the
+  // system's, but not BBR where the round trip is below 1 ms. See transport/tuning.hpp.
+  std::string congestion = "auto";
   // GRADWIRE_CHANNEL_BYTES (default 512 KiB, a power of two): buffer of one direction of one channel. Two of them, mine
   // and the peer's, must leave room for the array in a 2 MiB cache: 1 MiB costs 5-10 % from 1 to 4 MiB (2 cores, 2026-11).
   size_t channel_bytes = size_t{512} << 10;

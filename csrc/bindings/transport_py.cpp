@@ -29,6 +29,7 @@ void register_config(py::module_& m) {
       .def_readwrite("timeout_s", &Config::timeout_s)
       .def_readwrite("transport", &Config::transport)
       .def_readwrite("sockets", &Config::sockets)
+      .def_readwrite("congestion", &Config::congestion)
       .def_readwrite("channel_bytes", &Config::channel_bytes)
       .def_readwrite("segment_bytes", &Config::segment_bytes)
       .def_readwrite("spin_us", &Config::spin_us)

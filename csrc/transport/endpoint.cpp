@@ -70,7 +70,7 @@ struct Endpoint::Impl {
 
   std::unique_ptr<Pair> make_pair(const Blob& theirs, AtomicCounters& counters) {
     check_compatible(mine, theirs);
-    auto pair = std::make_unique<Pair>(mine, theirs, counters);
+    auto pair = std::make_unique<Pair>(mine, theirs, options.config, counters);
     pair->segment = segment.get();
     if (segment && pair->same_host()) {
       try {

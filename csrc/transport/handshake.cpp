@@ -23,9 +23,10 @@ Hello Handshake::hello(const Blob& to, uint32_t lane, uint32_t socket, uint32_t 
   return h;
 }
 
-Hello Handshake::reply(const Blob& to, const Hello& asked, uint32_t kinds) const {
-  Hello h = hello(to, asked.lane, asked.socket, kinds);
+Hello Handshake::reply(const Pair& to, const Hello& asked) const {
+  Hello h = hello(to.theirs, asked.lane, asked.socket, to.usable);
   h.reply = 1;
+  h.sockets = static_cast<uint32_t>(to.sockets_per_lane);
   return h;
 }
 

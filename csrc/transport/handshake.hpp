@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <string>
 
-#include "transport/blob.hpp"
+#include "transport/pair.hpp"
 
 namespace gw {
 
-inline constexpr uint32_t kHelloVersion = 1;
+inline constexpr uint32_t kHelloVersion = 2;
 inline constexpr uint32_t kControlLane = 0xffffffff;
 inline constexpr size_t kMaxSecret = 64;
 
@@ -24,7 +24,7 @@ struct Hello {
   uint32_t kinds;   // transports the speaker can use with the other, see transports.def
   Nonce to_nonce;   // of the endpoint spoken to: a port that was reused by another job does not have it
   uint32_t secret_bytes;
-  uint32_t zero;
+  uint32_t sockets;  // per lane, in the reply to a control hello: the accepting side decides
   // In the clear: this keeps strangers and stray jobs out of a trusted network, not eavesdroppers.
   unsigned char secret[kMaxSecret];
 };
@@ -35,7 +35,7 @@ class Handshake {
   Handshake(const Blob& mine, std::string secret) : mine_(mine), secret_(std::move(secret)) {}
 
   Hello hello(const Blob& to, uint32_t lane, uint32_t socket, uint32_t kinds) const;
-  Hello reply(const Blob& to, const Hello& asked, uint32_t kinds) const;
+  Hello reply(const Pair& to, const Hello& asked) const;
   // From a rank of this job, in this epoch, to this very endpoint? Lane and socket are the caller's to check.
   bool genuine(const Hello& got) const;
 

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/config.hpp"
 #include "transport/blob.hpp"
 #include "transport/counters.hpp"
 #include "transport/file_descriptor.hpp"
@@ -17,10 +18,12 @@ namespace gw {
 struct TransportKind;
 
 struct Pair {
-  Pair(const Blob& own, const Blob& peer, AtomicCounters& count) : mine(own), theirs(peer), counters(count) {}
+  Pair(const Blob& own, const Blob& peer, const Config& settings, AtomicCounters& count)
+      : mine(own), theirs(peer), config(settings), counters(count) {}
 
   const Blob& mine;
   const Blob& theirs;
+  const Config& config;
   AtomicCounters& counters;
   Segment* segment = nullptr;                 // this rank's shared memory, if it has any
   std::unique_ptr<PeerSegment> peer_segment;  // the peer's, if it could be mapped
@@ -28,6 +31,7 @@ struct Pair {
   uint32_t usable = 0;                        // kinds this rank can use, see usable_kinds()
   // What the handshake fills in.
   const TransportKind* kind = nullptr;
+  int sockets_per_lane = 0;  // decided by the lower rank
   FileDescriptor control;
   std::array<std::vector<FileDescriptor>, kLanes> sockets;  // connected data sockets, by lane
 

@@ -9,6 +9,7 @@
 #include "base/error.hpp"
 #include "transport/address.hpp"
 #include "transport/tcp.hpp"
+#include "transport/tuning.hpp"
 
 namespace gw {
 namespace {
@@ -120,7 +121,11 @@ void Rendezvous::welcome(Incoming& c) {
   FileDescriptor* place = slot(pair, c.hello.lane, c.hello.socket);
   // A second connection for the same place counts only if the first one has died, say while it waited for the reply.
   if (!place || (*place && !is_dead(place->get()))) return;
-  if (!send_hello(c.socket.get(), handshake_.reply(pair.theirs, c.hello, pair.usable))) return;
+  if (c.hello.lane == kControlLane) {
+    const int asked = pair.config.sockets;
+    pair.sockets_per_lane = asked ? asked : sockets_for(round_trip_s(c.socket.get()));
+  }
+  if (!send_hello(c.socket.get(), handshake_.reply(pair, c.hello))) return;
   prepare_socket(c.socket.get());
   *place = std::move(c.socket);
   if (c.hello.lane == kControlLane) agree(pair, c.hello.kinds);
@@ -168,15 +173,16 @@ void Rendezvous::speak(Outgoing& c) {
 
 void Rendezvous::finish(Outgoing& c) {
   if (!handshake_.genuine(c.reply) || !c.reply.reply || c.reply.from != c.peer || c.reply.lane != c.lane ||
-      c.reply.socket != c.socket_index)
+      c.reply.socket != c.socket_index || c.reply.sockets < 1 || c.reply.sockets > kMostSockets)
     return retry(c, "something else than this job answers at its address");
   Pair& pair = *pairs_[static_cast<size_t>(c.peer)];
   prepare_socket(c.socket.get());
   c.state = Outgoing::State::done;
   const int peer = c.peer;
-  const uint32_t lane = c.lane, kinds = c.reply.kinds;
+  const uint32_t lane = c.lane, kinds = c.reply.kinds, sockets = c.reply.sockets;
   *slot(pair, lane, c.socket_index) = std::move(c.socket);
   if (lane != kControlLane) return;
+  pair.sockets_per_lane = static_cast<int>(sockets);
   agree(pair, kinds);
   // c is not used any more: outgoing_ grows here
   for (uint32_t l = 0; l < kLanes; ++l)

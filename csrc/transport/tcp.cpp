@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "transport/pair.hpp"
+#include "transport/tuning.hpp"
 
 namespace gw {
 namespace {
@@ -137,9 +138,11 @@ std::vector<int> TcpChannel::sockets() const {
 
 std::string tcp_refusal(const Pair&) { return {}; }  // works between any two ranks that could connect at all
 
-int tcp_sockets(const Pair& pair) { return pair.mine.sockets; }
+int tcp_sockets(const Pair& pair) { return pair.sockets_per_lane; }
 
 std::unique_ptr<LinkChannel> open_tcp(Pair& pair, int lane) {
+  for (const auto& socket : pair.sockets[static_cast<size_t>(lane)])
+    choose_congestion_control(socket.get(), pair.config.congestion);
   return std::make_unique<TcpChannel>(std::move(pair.sockets[static_cast<size_t>(lane)]),
                                       2 * pair.mine.channel_bytes,  // more is on its way than a cache holds
                                       pair.counters);

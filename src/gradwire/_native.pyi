@@ -123,6 +123,7 @@ class Config:
     timeout_s: float
     transport: str
     sockets: int
+    congestion: str
     channel_bytes: int
     segment_bytes: int
     spin_us: float

@@ -8,7 +8,16 @@ from typing import Any, Union
 from gradwire._native import Config
 from gradwire.errors import ArgumentError
 
-FIELDS = ("timeout_s", "transport", "sockets", "channel_bytes", "segment_bytes", "spin_us", "ifname")
+FIELDS = (
+    "timeout_s",
+    "transport",
+    "sockets",
+    "congestion",
+    "channel_bytes",
+    "segment_bytes",
+    "spin_us",
+    "ifname",
+)
 
 Duration = Union[float, timedelta]  # a bare number means seconds
 

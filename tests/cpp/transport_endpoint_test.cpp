@@ -13,6 +13,7 @@
 #include "transport/file_descriptor.hpp"
 #include "transport/handshake.hpp"
 #include "transport/pair.hpp"
+#include "transport/tuning.hpp"
 #include "transport_ranks.hpp"
 
 using namespace gw_test;
@@ -279,7 +280,7 @@ TEST_CASE("bad options are refused") {
   bad([](auto& o) { o.secret = std::string(65, 'x'); });
   bad([](auto& o) { o.address = "not-an-address"; });
   bad([](auto& o) { o.address = "192.0.2.1"; });
-  bad([](auto& o) { o.config.sockets = 0; });
+  bad([](auto& o) { o.config.sockets = -1; });
 }
 
 TEST_CASE("a hundred jobs leave no descriptor, mapping or thread behind") {
@@ -304,6 +305,30 @@ TEST_CASE("addresses") {
   CHECK(gw::address_of_interface("lo") == "127.0.0.1");
   CHECK_THROWS_AS(gw::address_of_interface("no-such-interface"), gw::Error);
   CHECK_THROWS_AS(gw::local_address_toward("no-such-host.invalid", 80), gw::Error);
+}
+
+TEST_CASE("the round trip decides how many sockets a path gets") {
+  CHECK(gw::sockets_for(0) == 1);
+  CHECK(gw::sockets_for(100e-6) == 1);
+  int before = 1;
+  for (const double seconds : {1e-3, 10e-3, 100e-3, 10.0}) {
+    CHECK(gw::sockets_for(seconds) >= before);
+    before = gw::sockets_for(seconds);
+  }
+  CHECK(before == gw::kMostSockets);
+}
+
+TEST_CASE("a congestion control that the kernel does not have is refused in words") {
+  const auto connect_with = [](const char* congestion) {
+    gw::Config config;
+    config.transport = "tcp";
+    config.congestion = congestion;
+    std::vector<std::unique_ptr<gw::Endpoint>> endpoints;
+    for (int r = 0; r < 2; ++r) endpoints.push_back(std::make_unique<gw::Endpoint>(options(r, 2, config)));
+    return connect_all(endpoints).size();
+  };
+  for (const char* fine : {"auto", "system", "reno"}) CHECK(connect_with(fine) == 2);
+  CHECK_THROWS_AS(connect_with("carrier-pigeon"), gw::Error);
 }
 
 TEST_CASE("the list names each transport and its file") {

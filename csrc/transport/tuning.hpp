@@ -1,0 +1,26 @@
+// What the path to a peer asks of its TCP connections, judged by its round trip.
+#pragma once
+#include <string>
+
+namespace gw {
+
+// The shortest round trip the kernel has seen on a connected TCP socket, in seconds; 0 if it does not say.
+double round_trip_s(int socket);
+
+// How many sockets carry one lane of a path with that round trip. A socket has at most a window's worth of bytes under
+// way (the maximum of net.ipv4.tcp_wmem, 4 MiB if nobody tuned it), so round trip x bandwidth decides: at an assumed
+// 10 Gbit/s one socket is enough up to about 3 ms, a WAN wants several. On a short path more of them cost: a ring of
+// 25 MiB between unlimited namespaces took 12.5 ms on 1, 21 on 2, 23 on 4 (measured, 2 cores, 2026-11); on 1 Gbit/s all
+// the same.
+int sockets_for(double round_trip_s);
+
+// Sets the congestion control of a connected socket: "auto", "system" (leaves it alone), or a name. "auto" replaces
+// BBR by cubic, or else reno, where the round trip is below 1 ms: BBR paces by timers that then cost more than the
+// sending itself, and messages that stop and go mislead its estimate of the bandwidth. Measured between two namespaces
+// without a limit, ring all-reduce of 25 MiB: BBR 23 to 40 ms, now and then 180; reno 11 (iperf3 both ways: 22 and 56
+// Gbit/s). On a 1 Gbit/s link the two are equal.
+// Throws Error(rendezvous) if a name was given and the kernel does not allow it.
+void choose_congestion_control(int socket, const std::string& wanted);
+std::string congestion_control(int socket);  // in use
+
+}  // namespace gw
