@@ -81,7 +81,11 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
     legend.set_axis_off()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     run, counts, seeds = rows[0]["run"], sorted({r["count"] for r in rows}), rows[0]["seeds"]
-    exact = sorted({short(r["entry"]) for r in rows if r["rel_err"] == 0 and r["entry"] != "identity"})
+    exact = [
+        f"{r['entry']} ({r['bits']:.1f} bits on {r['input']})"
+        for r in rows
+        if r["rel_err"] == 0 and r["entry"] != "identity" and r["input"] in (names[0], names[-1])
+    ]
     legend.legend(handles, labels, loc="upper left", fontsize=12, frameon=False)
     legend.text(
         0.02,
@@ -89,7 +93,7 @@ def curves(path: Path, rows: Sequence[Row]) -> None:
         f"{counts[0]:,} to {counts[-1]:,} elements, mean of seeds {', '.join(map(str, seeds))}.\n"
         "The bound is that of a Gaussian source: other sources of the\nsame energy can be coded below it, "
         "the more the heavier their tails.\nRinged: what nothing else beats in both bits and error.\n"
-        + (f"Without loss: {', '.join(exact)}.\n" if exact else "")
+        + ("Without loss: " + ",\n".join(exact) + ".\n" if exact else "")
         + where(run).replace(", ", ",\n", 1),
         fontsize=11,
         va="bottom",
@@ -170,9 +174,11 @@ def all_reduce(path: Path, rows: Sequence[Row], bar: float) -> None:
             linewidth=1,
             label=short(entry),
         )
-    panel.axhline(2**0.5, color="black", linewidth=1, label="√2: two independent encodes")
     panel.axhline(bar, color="firebrick", linewidth=1.2, linestyle="--", label=f"bar: {bar}")
     sizes = sorted({r["ranks"] for r in rows})
+    # the owner adds its own share uncoded, so 1/n of the first encodes lose nothing
+    theory = [math.sqrt(2 - 1 / n) for n in sizes]
+    panel.plot(sizes, theory, color="black", linewidth=1, label="√(2 - 1/n): independent encodes")
     panel.set_xscale("log", base=2)
     panel.set_xticks(sizes, [str(n) for n in sizes])
     panel.set(xlabel="ranks", ylabel="all-reduce's relative error / one encode's")

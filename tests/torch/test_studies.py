@@ -74,11 +74,10 @@ def test_finished_trainings_are_not_repeated(tmp_path: Path) -> None:
     assert (tmp_path / "convergence.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_every_method_trains_on_both_tasks(tmp_path: Path) -> None:
-    run("convergence.py", "--steps", "2", "--seeds", "0", "--ranks", "2", "--out", str(tmp_path))
-    found = {(r["task"], r["method"]) for r in lines(tmp_path / "convergence.jsonl")}
-    assert found == {(task, m.name) for task in ("byte-gpt", "digits") for m in methods()}
+@pytest.mark.parametrize("method", methods(), ids=lambda m: m.name)
+def test_every_method_trains(method: Method) -> None:
+    row = train("digits", method, 0, 1, ranks=2)
+    assert not row["diverged"] and row["bytes_per_step"] > 0
 
 
 def test_every_codec_of_the_registry_is_studied() -> None:
