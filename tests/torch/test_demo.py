@@ -1,4 +1,4 @@
-"""The scripts that a newcomer runs first: examples/ddp_gpt.py and benchmarks/demo.py, with few steps."""
+"""The scripts that a newcomer runs first: examples/*.py and benchmarks/demo.py, with few steps."""
 
 from __future__ import annotations
 
@@ -24,10 +24,27 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_the_example_trains() -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    out = run(*torchrun, str(ROOT / "examples" / "ddp_gpt.py"), "--codec", "int8", "--steps", "5")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def example(name: str, *arguments: str) -> str:
+    return run(*TORCHRUN, str(ROOT / "examples" / name), *arguments)
+
+
+def test_the_ddp_example_trains() -> None:
+    out = example("ddp_gpt.py", "--codec", "int8", "--steps", "5")
     assert "held-out loss" in out and "times less than dense" in out
+
+
+def test_the_tensor_parallel_example_trains() -> None:
+    out = example("tensor_parallel_gpt.py", "--codec", "int8", "--steps", "5")
+    assert "held-out loss" in out and "int8(block=128)" in out
+
+
+def test_the_numpy_example_converges() -> None:
+    out = example("raw_numpy.py")
+    assert "replicas are bit-identical: True" in out
+    assert float(out.split("relative error ")[1].split()[0]) < 1e-3
 
 
 @pytest.mark.slow
