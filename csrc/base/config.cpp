@@ -34,6 +34,7 @@ Config Config::from_env() {
   c.transport = word("GRADWIRE_TRANSPORT", c.transport);
   c.sockets = static_cast<int>(number("GRADWIRE_SOCKETS", c.sockets));
   c.congestion = word("GRADWIRE_CONGESTION", c.congestion);
+  c.heartbeat_s = number("GRADWIRE_HEARTBEAT_S", c.heartbeat_s);
   c.channel_bytes =
       static_cast<size_t>(number("GRADWIRE_CHANNEL_BYTES", static_cast<double>(c.channel_bytes)));
   c.segment_bytes =
@@ -56,6 +57,8 @@ void Config::check() const {
           "GRADWIRE_CHANNEL_BYTES", "a power of two from 64 KiB to 1 GiB", std::to_string(channel_bytes));
   require(segment_bytes >= 4096 && segment_bytes <= channel_bytes / 4, "GRADWIRE_SEGMENT_BYTES",
           "4096 to a quarter of GRADWIRE_CHANNEL_BYTES", std::to_string(segment_bytes));
+  require(heartbeat_s == 0 || (heartbeat_s >= 1 && heartbeat_s <= 3600), "GRADWIRE_HEARTBEAT_S",
+          "1 to 3600 seconds, or 0 for none", std::to_string(heartbeat_s));
   require(spin_us >= 0 && spin_us <= 1e6, "GRADWIRE_SPIN_US", "0 to 1e6", std::to_string(spin_us));
 }
 

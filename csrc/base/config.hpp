@@ -18,6 +18,9 @@ struct Config {
   // GRADWIRE_CONGESTION (auto | system | a name, default auto): TCP congestion control of data sockets; auto = the
   // system's, but not BBR where the round trip is below 1 ms. See transport/tuning.hpp.
   std::string congestion = "auto";
+  // GRADWIRE_HEARTBEAT_S (default 30; 0: off): a host that answers nothing for so long is lost, however long its
+  // operation may take. See comm/FAULTS.md.
+  double heartbeat_s = 30;
   // GRADWIRE_CHANNEL_BYTES (default 512 KiB, a power of two): buffer of one direction of one channel. Two of them, mine
   // and the peer's, must leave room for the array in a 2 MiB cache: 1 MiB costs 5-10 % from 1 to 4 MiB (2 cores, 2026-11).
   size_t channel_bytes = size_t{512} << 10;
@@ -26,7 +29,8 @@ struct Config {
   size_t segment_bytes = size_t{64} << 10;
   // GRADWIRE_SPIN_US (default 50; 0 when ranks on this host outnumber cores): spin before yielding.
   double spin_us = 50;
-  // GRADWIRE_IFNAME (default: the interface that reaches the store): network interface to listen on.
+  // GRADWIRE_IFNAME (default: the interface that reaches the store; with a file:// store every interface, of which a
+  // peer takes the first that answers): network interface to listen on.
   std::string ifname;
 
   static Config from_env();  // throws Error(argument) that names the variable, its value and what is allowed

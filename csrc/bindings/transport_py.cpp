@@ -30,6 +30,7 @@ void register_config(py::module_& m) {
       .def_readwrite("transport", &Config::transport)
       .def_readwrite("sockets", &Config::sockets)
       .def_readwrite("congestion", &Config::congestion)
+      .def_readwrite("heartbeat_s", &Config::heartbeat_s)
       .def_readwrite("channel_bytes", &Config::channel_bytes)
       .def_readwrite("segment_bytes", &Config::segment_bytes)
       .def_readwrite("spin_us", &Config::spin_us)
@@ -78,6 +79,7 @@ void register_transport(py::module_& m) {
       .def("close", [](PyHub& h, int rank) { h.hub.close(rank); }, py::arg("rank"));
   m.def("local_address_toward", &local_address_toward, py::arg("host"), py::arg("port"),
         py::call_guard<py::gil_scoped_release>());
+  m.def("reachable_addresses", &reachable_addresses);
   m.def("address_of_interface", &address_of_interface, py::arg("name"));
 }
 

@@ -113,7 +113,10 @@ void Watchdog::time_out(const Work& work) {
   if (p >= 0) {
     const Answer& answer = answers_[static_cast<size_t>(p)];
     text += ": rank " + std::to_string(p) + " (" + transport_.host(p) + ") ";
-    text += answer.nonce != nonce_ ? "does not answer; it is stopped, cut off, or busy outside gradwire"
+    const char* silent = transport_.control_delivered(p)
+                             ? "does not answer, but its host does: it is stopped, or busy outside gradwire"
+                             : "does not answer, nor does its host: it is down or cut off";
+    text += answer.nonce != nonce_ ? silent
                                    : "answers, but is at operation #" + std::to_string(answer.seq) +
                                          " and sends nothing: a link may be dropping data, or it is slow";
   }

@@ -1,11 +1,17 @@
 #include "transport/address.hpp"
 
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 
+#include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <set>
+#include <sstream>
+#include <tuple>
 
 #include "base/error.hpp"
 #include "transport/file_descriptor.hpp"
@@ -51,13 +57,73 @@ std::string local_address_toward(const std::string& host, int port) {
                                          "); name an interface with GRADWIRE_IFNAME");
 }
 
-std::string address_of_interface(const std::string& name) {
+namespace {
+
+using InterfaceList = std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)>;
+
+InterfaceList interfaces() {
   ifaddrs* first = nullptr;
   if (::getifaddrs(&first) != 0) fail_system("getifaddrs");
-  const std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> list(first, &::freeifaddrs);
+  return {first, &::freeifaddrs};
+}
+
+// Of an address that peers could use; empty: they could not.
+std::string usable(const ifaddrs& i) {
+  if (!i.ifa_addr || !(i.ifa_flags & IFF_UP) || (i.ifa_flags & IFF_LOOPBACK)) return {};
+  if (i.ifa_addr->sa_family == AF_INET) {
+    const std::string text = numeric(i.ifa_addr, sizeof(sockaddr_in));
+    return text.starts_with("169.254.") ? std::string() : text;
+  }
+  if (i.ifa_addr->sa_family != AF_INET6) return {};
+  // link-local addresses mean nothing to a peer without a scope of its own
+  const std::string text = numeric(i.ifa_addr, sizeof(sockaddr_in6));
+  return text.find('%') == std::string::npos && !text.starts_with("fe80:") ? text : std::string();
+}
+
+// Smaller is better.
+std::tuple<bool, int, bool> preference(const ifaddrs& i) {
+  const std::filesystem::path device = std::filesystem::path("/sys/class/net") / i.ifa_name;
+  std::error_code ignored;
+  int megabits = -1;
+  std::ifstream(device / "speed") >> megabits;
+  return {!std::filesystem::exists(device / "device", ignored), -megabits, i.ifa_addr->sa_family == AF_INET6};
+}
+
+}  // namespace
+
+std::vector<std::string> reachable_addresses() {
+  constexpr size_t kMost = 8;
+  const InterfaceList list = interfaces();
+  std::vector<std::pair<std::tuple<bool, int, bool>, std::string>> found;
+  for (const ifaddrs* i = list.get(); i; i = i->ifa_next)
+    if (std::string text = usable(*i); !text.empty()) found.emplace_back(preference(*i), std::move(text));
+  std::ranges::stable_sort(found, {}, [](const auto& f) { return f.first; });
+  std::vector<std::string> addresses;
+  for (auto& f : found)
+    if (addresses.size() < kMost) addresses.push_back(std::move(f.second));
+  return addresses;
+}
+
+std::vector<std::string> split_addresses(const std::string& list) {
+  std::vector<std::string> all;
+  std::istringstream words(list);
+  for (std::string word; std::getline(words, word, ',');) all.push_back(word);
+  return all;
+}
+
+std::string ends_of(int socket) {
+  SocketAddress own, other;
+  own.length = other.length = sizeof(own.storage);
+  if (::getsockname(socket, own.get(), &own.length) != 0) return "?";
+  if (::getpeername(socket, other.get(), &other.length) != 0) return "?";
+  return numeric(own.get(), own.length) + " to " + numeric(other.get(), other.length);
+}
+
+std::string address_of_interface(const std::string& name) {
+  const InterfaceList list = interfaces();
   std::string v6;
   std::set<std::string> names;
-  for (const ifaddrs* i = first; i; i = i->ifa_next) {
+  for (const ifaddrs* i = list.get(); i; i = i->ifa_next) {
     if (!i->ifa_addr || (i->ifa_addr->sa_family != AF_INET && i->ifa_addr->sa_family != AF_INET6)) continue;
     names.insert(i->ifa_name);
     if (name != i->ifa_name) continue;

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <string>
+#include <vector>
 
 namespace gw {
 
@@ -12,6 +13,16 @@ std::string local_address_toward(const std::string& host, int port);
 
 // The numeric address of a network interface, IPv4 if it has one. Throws Error(argument) naming those that exist.
 std::string address_of_interface(const std::string& name);
+
+// Every numeric address at which a peer may find this host, the best first: devices before software (bridges of
+// container engines), fast links before slow ones, IPv4 before IPv6. Neither loopback nor link-local ones.
+std::vector<std::string> reachable_addresses();
+
+// "a,b" -> a, b
+std::vector<std::string> split_addresses(const std::string& list);
+
+// "10.0.0.1 to 10.0.0.2": both ends of a connected socket.
+std::string ends_of(int socket);
 
 // A numeric address and a port as the kernel wants them. Throws Error(argument).
 struct SocketAddress {

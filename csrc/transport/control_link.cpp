@@ -1,5 +1,7 @@
 #include "transport/control_link.hpp"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <cstring>
@@ -16,6 +18,11 @@ bool ControlLink::send(const ControlMessage& message) {
     if (out_.size() + kFrame > kMaxWaiting * kFrame) return !unreachable_;
   }
   return enqueue(Type::notice, message);
+}
+
+bool ControlLink::delivered() const {
+  int unacknowledged = 0;
+  return out_.empty() && ::ioctl(socket_.get(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0;
 }
 
 void ControlLink::send_goodbye() {

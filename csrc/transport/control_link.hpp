@@ -20,6 +20,8 @@ class ControlLink {
   bool push();  // true if bytes moved
 
   bool flushed() const { return out_.empty() || unreachable_; }
+  // All notices have reached the peer's kernel, which says nothing about its process.
+  bool delivered() const;
   bool left() const { return left_; }      // a goodbye has been read
   bool broken() const { return broken_; }  // the connection ended, and all that came before it has been read
   int socket() const { return socket_.get(); }

@@ -31,14 +31,26 @@ int port_of(int socket) {
                                         : reinterpret_cast<const sockaddr_in*>(&own.storage)->sin_port);
 }
 
-FileDescriptor listen_on(const std::string& address) {
+FileDescriptor listen_at(const std::string& address) {
   const SocketAddress at = socket_address(address, 0);
   FileDescriptor fd(::socket(at.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) fail_system("creating a socket");
+  const int off = 0;
+  if (at.family() == AF_INET6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
   if (::bind(fd.get(), at.get(), at.length) != 0)
     fail_system("listening on " + address + " (not an address of this host? see GRADWIRE_IFNAME)");
   if (::listen(fd.get(), SOMAXCONN) != 0) fail_system("listen");
   return fd;
+}
+
+FileDescriptor listen_on(const std::string& addresses) {
+  const auto all = split_addresses(addresses);
+  if (all.size() < 2) return listen_at(addresses);
+  try {
+    return listen_at("::");  // IPv4 as well
+  } catch (const Error&) {
+    return listen_at("0.0.0.0");  // a host without IPv6
+  }
 }
 
 }  // namespace

@@ -20,8 +20,10 @@ struct EndpointOptions {
   int rank = 0;
   int size = 1;
   uint32_t epoch = 0;
-  std::string secret;   // shared by the job (from the store); a connection that does not know it is refused
-  std::string address;  // numeric IPv4 or IPv6 address to listen on and to give to peers
+  std::string secret;  // shared by the job (from the store); a connection that does not know it is refused
+  // Numeric IPv4 or IPv6 address to listen on and to give to peers. Several, separated by commas, the best first: this
+  // rank listens everywhere, and a peer takes the first at which it answers.
+  std::string address;
   Config config;
   // Called now and then while connect() waits, on its thread; may throw to end the wait (an interrupt, say).
   std::function<void()> idle = {};

@@ -31,6 +31,7 @@ struct Pair {
   uint32_t usable = 0;                        // kinds this rank can use, see usable_kinds()
   // What the handshake fills in.
   const TransportKind* kind = nullptr;
+  std::string address;       // where the peer answered
   int sockets_per_lane = 0;  // decided by the lower rank
   FileDescriptor control;
   std::array<std::vector<FileDescriptor>, kLanes> sockets;  // connected data sockets, by lane

@@ -5,7 +5,10 @@
 #include <algorithm>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
+#include "transport/address.hpp"
 #include "transport/linger.hpp"
+#include "transport/tuning.hpp"
 
 namespace gw {
 namespace {
@@ -18,6 +21,15 @@ constexpr auto kBellSlice = std::chrono::milliseconds(50);
 // A broken data connection, or a process that has ended, may be the end of a peer whose goodbye is still on its way on the control connection.
 constexpr auto kGoodbyeTime = std::chrono::seconds(1);
 constexpr auto kLinger = std::chrono::seconds(1);
+
+// Which way to a peer was chosen, for whoever listens to the log.
+void describe(const Blob& mine, const Pair& pair) {
+  std::string way = "rank " + std::to_string(mine.rank) + " reaches rank " +
+                    std::to_string(pair.theirs.rank) + " (" + pair.theirs.host_name + ") by " +
+                    std::string(pair.kind->name) + ", " + ends_of(pair.control.get());
+  if (pair.kind->sockets(pair)) way += ", sockets a lane: " + std::to_string(pair.kind->sockets(pair));
+  log(LogLevel::info, way);
+}
 
 }  // namespace
 
@@ -48,6 +60,8 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
     // Nobody needs to map what this pair does not use.
     peer.segment = std::move(pair.peer_segment);
     if (peer.segment) peer.segment->close_file();
+    if (pair.config.heartbeat_s > 0) set_heartbeat(pair.control.get(), pair.config.heartbeat_s);
+    describe(mine, pair);
     peer.control = std::make_unique<ControlLink>(std::move(pair.control), *counters_);
   }
   if (segment_) segment_->close_file();
@@ -112,6 +126,8 @@ bool PerPeerTransport::control_send(int p, const ControlMessage& message) {
 bool PerPeerTransport::control_receive(int p, ControlMessage& message) {
   return peer(p).control->receive(message);
 }
+
+bool PerPeerTransport::control_delivered(int p) { return peer(p).control->delivered(); }
 
 PeerState PerPeerTransport::peer_state(int p) {
   Peer& of = peer(p);

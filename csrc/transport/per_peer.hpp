@@ -32,6 +32,7 @@ class PerPeerTransport final : public Transport {
 
   bool control_send(int peer, const ControlMessage& message) override;
   bool control_receive(int peer, ControlMessage& message) override;
+  bool control_delivered(int peer) override;
   PeerState peer_state(int peer) override;
   void close() override;
 

@@ -19,6 +19,10 @@ constexpr auto kHelloTime = std::chrono::seconds(2);
 // Connections that have not spoken yet. More wait in the kernel's queue until these are served or thrown out.
 constexpr size_t kMaxIncoming = 256;
 constexpr auto kIdleTime = std::chrono::milliseconds(100);
+// Of a peer with several addresses: one that a packet does not reach says nothing; one that is connected but busy does
+// answer later.
+constexpr auto kConnectTime = std::chrono::seconds(1);
+constexpr auto kReplyTime = std::chrono::seconds(5);
 constexpr auto kLongestPause = std::chrono::milliseconds(200);
 
 // Reads what is missing of a Hello. 1: complete, 0: not yet, -1: the connection is gone.
@@ -84,11 +88,13 @@ void Rendezvous::wait(Deadline deadline) {
     until = std::min(until, i.until);
   }
   for (const auto& o : outgoing_) {
-    if (o.state == Outgoing::State::waiting_to_retry)
+    if (o.state == Outgoing::State::waiting_to_retry) {
       until = std::min(until, o.retry_at);
-    else
+    } else {
+      until = std::min(until, o.until);
       fds.push_back(
           {o.socket.get(), o.state == Outgoing::State::connecting ? short{POLLOUT} : short{POLLIN}, 0});
+    }
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
   ::poll(fds.data(), fds.size(), static_cast<int>(std::max<int64_t>(left, 0)));
@@ -144,11 +150,18 @@ void Rendezvous::serve(Outgoing& c) {
     else if (state < 0)
       retry(c, "it refused the connection: is this a rank of the same job, with the same secret and epoch?");
   }
+  if ((c.state == State::connecting || c.state == State::waiting_for_reply) && Clock::now() >= c.until)
+    retry(c, "it does not answer at " + c.address);
 }
 
 void Rendezvous::start(Outgoing& c) {
   const Blob& peer = pairs_[static_cast<size_t>(c.peer)]->theirs;
-  const SocketAddress address = socket_address(peer.address, peer.port);
+  const std::string& known = pairs_[static_cast<size_t>(c.peer)]->address;
+  const auto candidates = split_addresses(known.empty() ? peer.address : known);
+  if (candidates.empty()) return retry(c, "it gave no address");
+  c.address = candidates[c.tries++ % candidates.size()];
+  c.until = candidates.size() > 1 ? Clock::now() + kConnectTime : Clock::time_point::max();
+  const SocketAddress address = socket_address(c.address, peer.port);
   c.socket = FileDescriptor(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!c.socket) fail_system("creating a socket");
   if (::connect(c.socket.get(), address.get(), address.length) != 0 && errno != EINPROGRESS)
@@ -168,6 +181,7 @@ void Rendezvous::speak(Outgoing& c) {
     return retry(c, std::strerror(errno));
   problems_[static_cast<size_t>(c.peer)] = "it accepted the connection but did not answer";
   c.got = 0;
+  if (c.until != Clock::time_point::max()) c.until = Clock::now() + kReplyTime;
   c.state = Outgoing::State::waiting_for_reply;
 }
 
@@ -183,6 +197,7 @@ void Rendezvous::finish(Outgoing& c) {
   *slot(pair, lane, c.socket_index) = std::move(c.socket);
   if (lane != kControlLane) return;
   pair.sockets_per_lane = static_cast<int>(sockets);
+  pair.address = c.address;
   agree(pair, kinds);
   // c is not used any more: outgoing_ grows here
   for (uint32_t l = 0; l < kLanes; ++l)

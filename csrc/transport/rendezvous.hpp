@@ -37,6 +37,9 @@ class Rendezvous {
     State state = State::waiting_to_retry;
     Clock::time_point retry_at{};
     Clock::duration pause = std::chrono::milliseconds(5);
+    size_t tries = 0;           // goes through the peer's addresses
+    Clock::time_point until{};  // when to try its next one; of no account if it has but one
+    std::string address{};
     FileDescriptor socket{};
     size_t got = 0;
     Hello reply{};

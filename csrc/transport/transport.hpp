@@ -86,6 +86,8 @@ class Transport {
   // False if the peer is unreachable. Never blocks for long; a full socket drops the notice.
   virtual bool control_send(int peer, const ControlMessage& message) = 0;
   virtual bool control_receive(int peer, ControlMessage& message) = 0;  // false: none waiting
+  // False: the peer's host has not even acknowledged the last notice, so the path is cut or the host is down.
+  virtual bool control_delivered(int) { return true; }
   // lost/left become visible only after control_receive has returned false.
   virtual PeerState peer_state(int peer) = 0;
   // Says goodbye to all peers and closes. Idempotent. Afterwards only counters() may be called.

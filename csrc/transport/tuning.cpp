@@ -66,4 +66,16 @@ void choose_congestion_control(int socket, const std::string& wanted) {
                 "' (GRADWIRE_CONGESTION; see /proc/sys/net/ipv4/tcp_allowed_congestion_control)");
 }
 
+void set_heartbeat(int socket, double seconds) {
+  const int on = 1, pause = static_cast<int>(std::max(1.0, std::ceil(seconds / 3)));
+  const auto limit = static_cast<unsigned>(seconds * 1000);
+  const auto set = [socket](int level, int option, const auto& value) {
+    if (::setsockopt(socket, level, option, &value, sizeof(value)) != 0) fail_system("setting a heartbeat");
+  };
+  set(SOL_SOCKET, SO_KEEPALIVE, on);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, pause);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, pause);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, limit);  // also what decides after how many probes to give up
+}
+
 }  // namespace gw

@@ -23,4 +23,10 @@ int sockets_for(double round_trip_s);
 void choose_congestion_control(int socket, const std::string& wanted);
 std::string congestion_control(int socket);  // in use
 
+// Breaks a connection over which nothing has been heard for `seconds` (and up to a third more), though asked: after a
+// third of them the kernel sends a keepalive probe, and again. The peer's kernel answers, whatever its process does:
+// a rank that computes, swaps or is stopped is alive; a host that is down or cut off is not. No thread, no wake-up. For
+// control connections alone: on a data connection a peer that does not read for long is no fault, but would count as one.
+void set_heartbeat(int socket, double seconds);
+
 }  // namespace gw

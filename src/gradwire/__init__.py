@@ -9,6 +9,7 @@ array([1., 2., 3.], dtype=float32)
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -79,6 +80,10 @@ __all__ = [
 ]
 
 _native.set_error_types(errors.BY_KIND)
+# What the native part has to say (which way to a peer was taken, what does not work as well as it could) goes
+# to the logger "gradwire", at INFO and WARNING; silent unless the program listens.
+logging.getLogger("gradwire").addHandler(logging.NullHandler())
+_native.set_log_sink(logging.getLogger("gradwire").log)
 
 # Imported on first use: torch is not needed by everyone, testing by few.
 _ON_DEMAND = ("torch", "testing")

@@ -124,6 +124,7 @@ class Config:
     transport: str
     sockets: int
     congestion: str
+    heartbeat_s: float
     channel_bytes: int
     segment_bytes: int
     spin_us: float
@@ -141,6 +142,7 @@ class Endpoint:
 
 # The numeric address that packets to host:port leave from; host may be a name. RendezvousError if there is none.
 def local_address_toward(host: str, port: int) -> str: ...
+def reachable_addresses() -> list[str]: ...  # of this host, best first; no loopback, no link-local
 def address_of_interface(name: str) -> str: ...  # ArgumentError that lists the interfaces
 
 class InprocHub:

@@ -36,9 +36,9 @@ def init(
     GRADWIRE_STORE, else torch.distributed's store, else torchrun's, else rank 0 serves on MASTER_PORT + 1.
     timeout: seconds or timedelta that an operation, and this call, may wait for other ranks (default 300).
     epoch: generation; a rank that joins survivors passes theirs (see `Communicator.reconfigure`).
-    settings: transport, sockets, congestion, channel_bytes, segment_bytes, spin_us, ifname; each overrides
-    the GRADWIRE_ variable of its name. Raises ArgumentError for a wrong setting, RendezvousError that names
-    the ranks that did not come.
+    settings: transport, sockets, congestion, channel_bytes, segment_bytes, spin_us, ifname,
+    heartbeat_s; each overrides the GRADWIRE_ variable of its name. Raises ArgumentError for a wrong setting,
+    RendezvousError that names the ranks that did not come.
 
     >>> import gradwire, numpy as np
     >>> with gradwire.init(rank=0, size=1) as comm:

@@ -13,6 +13,7 @@ FIELDS = (
     "transport",
     "sockets",
     "congestion",
+    "heartbeat_s",
     "channel_bytes",
     "segment_bytes",
     "spin_us",

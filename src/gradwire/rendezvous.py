@@ -85,14 +85,13 @@ class HubMeeting:
 
 
 def _address(store: Store, config: _native.Config) -> str:
-    """The numeric address to listen on and to give to peers."""
+    """The numeric address to listen on and to give to peers; several: listen everywhere."""
     if config.ifname:
         return _native.address_of_interface(config.ifname)
     if store.host:
         return _native.local_address_toward(store.host, store.port)
-    return (
-        "127.0.0.1"  # nothing says where the others are: this host, unless GRADWIRE_IFNAME names an interface
-    )
+    # Nothing says where the others are: a peer takes the first address at which this rank answers.
+    return ",".join([*_native.reachable_addresses(), "127.0.0.1"])
 
 
 class _Round:

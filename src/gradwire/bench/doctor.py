@@ -144,10 +144,22 @@ def _transports() -> Iterator[Finding]:
     for kind, remedy in remedies.items():
         try:
             _trial(kind)
-            how = "shared memory inside a host" if kind == "shm" else "sockets, over this host's network"
+            how = "shared memory inside a host" if kind == "shm" else f"sockets; {_addresses()}"
             yield Finding(kind, OK, how)
         except Exception as e:
             yield Finding(kind, WARN, _said(e), remedy)
+
+
+def _addresses() -> str:
+    from gradwire import _native
+
+    config, found = _native.Config.from_env(), _native.reachable_addresses()
+    if config.ifname:
+        address = _native.address_of_interface(config.ifname)
+        return f"GRADWIRE_IFNAME={config.ifname}: peers are given {address}"
+    if not found:
+        return "this host has no address but loopback: peers on other hosts cannot reach it"
+    return f"peers are given the address toward a tcp:// store, or by a file:// store {', '.join(found)}"
 
 
 def _cuda() -> Finding:
