@@ -94,7 +94,7 @@ def test_attack_params_out_of_range(params: int) -> None:
     refused(put(frame_of(), 12, "I", params), "out of range")
 
 
-@pytest.mark.parametrize("params", [0, 4097, 41 | 3 << 16, 2**32 - 1])
+@pytest.mark.parametrize("params", [0, 4097, 41 | 4 << 16, 2**32 - 1])
 def test_attack_topk_params_out_of_range(params: int) -> None:
     refused(put(frame_of("topk"), 12, "I", params), "out of range")
 
@@ -119,10 +119,20 @@ def test_attack_payload_bytes_forged(claimed: int) -> None:
     refused(put(frame_of(), 24, "Q", claimed), "payload_bytes")
 
 
-def topk_with_indices(first: int, second: int) -> Bytes:
-    packed = first | second << 12
+def split_bits(indices: list[int], low: int) -> int:
+    """Elias-Fano's two rows, whatever the numbers: what an attacker would write."""
+    bits = sum((i & (1 << low) - 1) << (low * j) for j, i in enumerate(indices))
+    for j, i in enumerate(indices):
+        bits |= 1 << (low * len(indices) + j + (i >> low))
+    return bits
+
+
+def topk_with_bits(bits: int, block: int = 0, k: int = 41) -> Bytes:
+    """The default topk frame of X with other index bits in a block: 44 bytes of 4096, 11 of the last 904."""
     frame = frame_of("topk")
-    frame[64:67] = [packed & 255, packed >> 8 & 255, packed >> 16]
+    at = 64 + block * Codec("topk").encoded_bytes(4096)
+    size = 44 if k == 41 else 11
+    frame[at : at + size] = np.frombuffer(bits.to_bytes(size, "little"), np.uint8)
     return frame
 
 
@@ -135,27 +145,38 @@ def refused_by_decode(frame: Bytes) -> None:
     assert (out == 77).all()
 
 
+def test_packed_indices_that_increase_are_taken() -> None:
+    out = np.empty(COUNT, np.float32)
+    _native.decode(topk_with_bits(split_bits(list(range(0, 4100, 100))[:41], 6)), out)
+    assert set(np.flatnonzero(out[:4096])) == set(range(0, 4100, 100))
+
+
 def test_attack_topk_duplicate_index() -> None:
-    refused_by_decode(topk_with_indices(3, 3))
+    refused_by_decode(topk_with_bits(split_bits([3, 3, *range(10, 49)], 6)))
 
 
 def test_attack_topk_decreasing_index() -> None:
-    refused_by_decode(topk_with_indices(4, 3))
+    refused_by_decode(topk_with_bits(split_bits([4, 3, *range(10, 49)], 6)))
+
+
+def test_attack_topk_too_few_and_too_many_ones() -> None:
+    good = split_bits(list(range(41)), 6)
+    refused_by_decode(topk_with_bits(good & ~(1 << 41 * 6)))
+    refused_by_decode(topk_with_bits(good | 1 << 41 * 6 + 60))
 
 
 def test_attack_topk_index_outside_a_short_block() -> None:
     # the last block holds 5000 - 4096 = 904 elements, ceil(41 * 904 / 4096) = 10 of them kept
-    frame = frame_of("topk")
-    block = _native.HEADER_BYTES + Codec("topk").encoded_bytes(4096)
-    last = block + 15 - 2  # upper byte and a half of index 9
-    frame[last : last + 2] = 255
-    refused_by_decode(frame)
+    refused_by_decode(topk_with_bits(split_bits([*range(9), 904], 6), block=1, k=10))
 
 
 def test_attack_topk_padding_carries_a_message() -> None:
-    frame = frame_of("topk")
-    frame[64 + 61] |= 0x10  # 41 indices take 61.5 bytes
-    refused_by_decode(frame)
+    good = split_bits(list(range(41)), 6)  # 350 bits
+    refused_by_decode(topk_with_bits(good | 1 << 351))
+    small = _native.encode(X[:4096], Codec("topk", ratio=3 / 4096))  # plain: 36 bits
+    small[64 + 4] |= 0x80
+    with pytest.raises(FrameError, match="topk ind"):
+        _native.decode(small, np.empty(4096, np.float32))
 
 
 @pytest.mark.parametrize("codec", _native.codec_names())

@@ -31,6 +31,9 @@ GOLDEN_CODECS: dict[str, dict[str, Any]] = {
     "topk": {},
     "topk_fp32": {"values": "fp32"},
     "topk_int8": {"ratio": 0.05, "values": "int8"},
+    "topk_int4": {"ratio": 0.3, "values": "int4"},
+    "randk": {},
+    "randk_int8": {"ratio": 0.05, "values": "int8", "seed": 3},
     "fp8_e4m3": {},
     "fp8_e4m3_block256": {"block": 256},
     "fp8_e5m2": {},
@@ -121,18 +124,94 @@ def test_int4_payload_read_by_the_letter(count: int) -> None:
     np.testing.assert_array_equal(np.array(expected, np.float32), got)
 
 
-def test_topk_payload_read_by_the_letter() -> None:
+def index_bits(n: int, length: int) -> tuple[str, int, int]:
+    """(code, low bits, bits), by the rule of the text."""
+    width = (length - 1).bit_length()
+    split = [("split", low, n * (low + 1) + (length - 1 >> low)) for low in range(width)]
+    return min([("plain", width, n * width), *split, ("bitmap", 0, length)], key=lambda code: code[2])
+
+
+def read_indices(payload: bytes, n: int, length: int) -> tuple[list[int], bytes]:
+    """The chosen places, and what follows them."""
+    kind, low, total = index_bits(n, length)
+    size = -(-total // 8)
+    bits = int.from_bytes(payload[:size], "little")
+    assert bits >> total == 0
+    if kind == "bitmap":
+        return [i for i in range(length) if bits >> i & 1], payload[size:]
+    lows = [bits >> (low * j) & ((1 << low) - 1) for j in range(n)]
+    if kind == "plain":
+        return lows, payload[size:]
+    row = bits >> (low * n)
+    ones = [place for place in range(row.bit_length()) if row >> place & 1]
+    return [(place - j) << low | lows[j] for j, place in enumerate(ones)], payload[size:]
+
+
+@pytest.mark.parametrize(
+    ("k", "kind"),
+    [(1, "plain"), (3, "plain"), (4, "split"), (41, "split"), (900, "split"), (1500, "bitmap")],
+)
+def test_topk_payload_read_by_the_letter(k: int, kind: str) -> None:
+    assert index_bits(k, 4096)[0] == kind
     x = np.random.default_rng(5).standard_normal(4096 + 100).astype(np.float32)
-    codec = Codec("topk", ratio=0.002, values="fp32")  # k = 8; of 100 elements ceil(0.195) = 1
-    frame = _native.encode(x, codec).tobytes()[64:]
-    packed = int.from_bytes(frame[:12], "little")
-    indices = [packed >> (12 * j) & 0xFFF for j in range(8)]
-    np.testing.assert_array_equal(indices, np.sort(np.argsort(-np.abs(x[:4096]), kind="stable")[:8]))
-    np.testing.assert_array_equal(np.frombuffer(frame, np.float32, 8, 12), x[indices])
-    last = int.from_bytes(frame[44:46], "little")
-    assert last == np.abs(x[4096:]).argmax()
-    np.testing.assert_array_equal(np.frombuffer(frame, np.float32, 1, 46), x[4096 + last])
-    assert len(frame) == 50
+    payload = _native.encode(x, Codec("topk", ratio=k / 4096, values="fp32")).tobytes()[64:]
+    for start, length, n in ((0, 4096, k), (4096, 100, -(-k * 100 // 4096))):
+        indices, payload = read_indices(payload, n, length)
+        block = x[start : start + length]
+        np.testing.assert_array_equal(indices, np.sort(np.argsort(-np.abs(block), kind="stable")[:n]))
+        np.testing.assert_array_equal(np.frombuffer(payload, np.float32, n), block[indices])
+        payload = payload[4 * n :]
+    assert payload == b""
+
+
+def test_int4_values_of_topk_read_by_the_letter() -> None:
+    x = np.random.default_rng(6).standard_normal(4096).astype(np.float32)
+    codec = Codec("topk", ratio=41 / 4096, values="int4")
+    frame = _native.encode(x, codec)
+    indices, rest = read_indices(frame.tobytes()[64:], 41, 4096)
+    d = bf16(int.from_bytes(rest[:2], "little"))
+    nibbles = [code for byte in rest[2:] for code in (byte & 15, byte >> 4)]
+    assert len(rest) == 2 + 21 and nibbles[41] == 0
+    y = np.zeros(4096, np.float32)
+    y[indices] = [np.float32(c - 16 if c > 7 else c) * d for c in nibbles[:41]]
+    got = np.empty_like(x)
+    _native.decode(frame, got)
+    np.testing.assert_array_equal(got, y)
+
+
+def splitmix(z: int) -> int:
+    z = (z + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def randk_places(seed: int, step: int, block: int, length: int, n: int) -> list[int]:
+    def below(draw: int, most: int) -> int:
+        return (draw >> 32) * most >> 32
+
+    key = splitmix(splitmix(splitmix(seed) ^ step) ^ block)
+    turn = below(splitmix(key), length)
+    places = []
+    for j in range(n):
+        begin, end = j * length // n, (j + 1) * length // n
+        places.append((begin + below(splitmix((key + 1 + j) % 2**64), end - begin) + turn) % length)
+    return places
+
+
+@pytest.mark.parametrize("k", [1, 41, 1000, 4096])
+def test_randk_payload_read_by_the_letter(k: int) -> None:
+    x = np.random.default_rng(7).standard_normal(2 * 4096 + 100).astype(np.float32)
+    codec = Codec("randk", ratio=k / 4096, values="fp32", seed=9)
+    payload = _native.encode(x, codec, step=12).tobytes()[64:]
+    expected = []
+    for block in range(3):
+        length = min(4096, x.size - block * 4096)
+        n = k if length == 4096 else -(-k * length // 4096)
+        places = randk_places(9, 12, block, length, n)
+        assert len(set(places)) == n
+        expected.append(x[[block * 4096 + place for place in places]])
+    np.testing.assert_array_equal(np.frombuffer(payload, np.float32), np.concatenate(expected))
 
 
 def test_topk_ties_go_to_the_lower_index_and_nan_counts_as_largest() -> None:

@@ -25,4 +25,5 @@
 #include "codec/lossless.hpp"
 #include "codec/mx.hpp"
 #include "codec/nvfp4.hpp"
+#include "codec/randk.hpp"
 #include "codec/topk.hpp"

@@ -6,17 +6,16 @@
 // threshold, and a good one (about 1.1 k candidates for random data at 1 %); a bisection among the candidates finds
 // it, and it begins where the last block's ended. Cost: two vectorised reads of the block in the nearest cache.
 //
-// Block: [k indices of 12 bits, packed in threes of bytes][k values: fp32, bf16, or an int8 scale and codes].
+// Block: [the k indices, elias_fano.hpp][the k values, sparse_values.hpp]. At 1 % that is 8.6 bits an index.
 //
 // Error bound: |x - x'|^2 <= (1 - k/4096) |x|^2 for fp32 values of a full block of finite values; a coded value adds
-// its own error: 2^-8 |x| (bf16), max|x| (2^-7 + 2^-8) (int8).
+// its own error: 2^-8 |x| (bf16), max|x| (2^-7 + 2^-8) (int8), max|x| (2^-3 + 2^-8) (int4).
 #pragma once
-#include "codec/quant.hpp"
+#include "codec/elias_fano.hpp"
 #include "codec/select.hpp"
+#include "codec/sparse_values.hpp"
 
 namespace gw::GW_ISA {
-
-enum ValueKind : uint32_t { kValuesBf16 = 0, kValuesFp32 = 1, kValuesInt8 = 2 };
 
 struct TopK {
   static constexpr const char* kName = "topk";
@@ -32,40 +31,28 @@ struct TopK {
       fail_argument("codec topk: ratio must be above 0 and at most 1, got " + std::to_string(p.ratio));
     CodecShape s{.block = kBlock};
     s.k = max_of(uint32_t{1}, static_cast<uint32_t>(ratio * kBlock + 0.5));
-    if (p.values.empty() || p.values == "bf16")
-      s.values = kValuesBf16;
-    else if (p.values == "fp32")
-      s.values = kValuesFp32;
-    else if (p.values == "int8")
-      s.values = kValuesInt8;
-    else
-      fail_argument("codec topk: values must be \"bf16\", \"fp32\" or \"int8\", got \"" + p.values + "\"");
+    s.values = value_kind(p.values, kName);
     return s;
   }
   static uint32_t pack(const CodecShape& s) { return s.k | (s.values << 16); }
   static bool unpack(uint32_t wire, CodecShape& s) {
     s = {.block = kBlock, .k = wire & 0xffffu, .values = wire >> 16};
-    return s.k >= 1 && s.k <= kBlock && s.values <= kValuesInt8;
+    return s.k >= 1 && s.k <= kBlock && s.values <= kValuesInt4;
   }
   // Four decimals of the ratio give k back: the text can be parsed again.
   static std::string arguments(const CodecShape& s) {
-    static constexpr const char* kKinds[] = {"bf16", "fp32", "int8"};
     std::string ratio = std::to_string(static_cast<double>(s.k) / kBlock).substr(0, 6);
     while (ratio.size() > 3 && ratio.back() == '0') ratio.pop_back();
-    return "ratio=" + ratio + ", values=" + kKinds[s.values];
+    return "ratio=" + ratio + ", values=" + kValueNames[s.values];
   }
 
   // A partial block keeps the same share, rounded up.
   static size_t kept(const CodecShape& s, size_t length) {
     return length == kBlock ? s.k : (s.k * length + kBlock - 1) / kBlock;
   }
-  static size_t index_bytes(size_t k) { return (3 * k + 1) / 2; }
-  static size_t value_bytes(const CodecShape& s, size_t k) {
-    return s.values == kValuesFp32 ? 4 * k : s.values == kValuesBf16 ? 2 * k : 2 + k;
-  }
   static size_t block_bytes(const CodecShape& s, size_t length) {
     const size_t k = kept(s, length);
-    return index_bytes(k) + value_bytes(s, k);
+    return index_code(k, length).bytes + value_bytes(s.values, k);
   }
   static size_t encoded_bytes(const CodecShape& s, size_t count) {
     const size_t rest = count % kBlock;
@@ -74,21 +61,23 @@ struct TopK {
 
   static void encode(const CodecShape& s, const float* x, size_t count, std::byte* out, float* loss) {
     uint32_t guess = 0x3f800000u;
+    uint32_t indices[kBlock + kFindSlack];
+    float sent[kBlock], decoded[kBlock];
+    Blocks blocks(s);
     for (size_t i = 0; i < count; i += kBlock) {
-      const size_t length = min_of(size_t{kBlock}, count - i), k = kept(s, length);
-      uint32_t indices[kBlock + kFindSlack];
-      float sent[kBlock], decoded[kBlock];
+      const size_t length = min_of(size_t{kBlock}, count - i);
+      const auto& [k, code] = blocks.of(length);
       choose(x + i, length, k, indices, guess);
       for (size_t j = 0; j < k; ++j) sent[j] = x[i + indices[j]];
-      put_indices(indices, k, out);
-      put_values(s, sent, k, out + index_bytes(k));
-      out += index_bytes(k);
+      put_indices(code, indices, k, out);
+      out += code.bytes;
+      put_values(s.values, sent, k, out);
       if (loss) {
-        get_values(s, out, k, decoded);
+        get_values(s.values, out, k, decoded);
         keep_finite(x + i, length, loss + i);
         for (size_t j = 0; j < k; ++j) loss[i + indices[j]] = finite_or_zero(sent[j] - decoded[j]);
       }
-      out += value_bytes(s, k);
+      out += value_bytes(s.values, k);
     }
   }
   static void decode(const CodecShape& s, const std::byte* in, size_t count, float* out) {
@@ -102,6 +91,28 @@ struct TopK {
   }
 
  private:
+  // Kept elements and index code of a full block, and of a last one.
+  struct Shape {
+    size_t k;
+    IndexCode code;
+  };
+  class Blocks {
+   public:
+    explicit Blocks(const CodecShape& s) : s_(s), full_(made(kBlock)), last_(full_) {}
+    const Shape& of(size_t length) {
+      if (length == kBlock) return full_;
+      return last_ = made(length);
+    }
+
+   private:
+    Shape made(size_t length) const {
+      const size_t k = kept(s_, length);
+      return {k, index_code(k, length)};
+    }
+    const CodecShape& s_;
+    Shape full_, last_;
+  };
+
   // Of every kRows vectors of 16 elements the largest in each place: 1 / kRows as many maxima of disjoint groups.
   static constexpr size_t kRows = 16;
   static size_t group_maxima(const float* x, size_t length, uint32_t* maxima) {
@@ -147,85 +158,35 @@ struct TopK {
     }
   }
 
-  // What is not sent stays in the loss, but never a NaN or Inf.
-  static void keep_finite(const float* x, size_t length, float* loss) {
-    GW_IVDEP
-    for (size_t j = 0; j < length; ++j) loss[j] = finite_or_zero(x[j]);
-  }
-
-  static void put_indices(const uint32_t* indices, size_t k, std::byte* out) {
-    size_t j = 0;
-    for (; j + 2 <= k; j += 2, out += 3) {
-      const uint32_t pair = indices[j] | (indices[j + 1] << 12);
-      __builtin_memcpy(out, &pair, 3);
-    }
-    if (j < k) put_u16(out, static_cast<uint16_t>(indices[j]));
-  }
-  static GW_INLINE uint32_t get_index(const std::byte* in, size_t j) {
-    const uint32_t u = get_u16(in + 3 * j / 2);
-    return j % 2 ? u >> 4 : u & 0xfffu;
-  }
-
-  static void put_values(const CodecShape& s, const float* v, size_t k, std::byte* out) {
-    if (s.values == kValuesFp32) {
-      __builtin_memcpy(out, v, 4 * k);
-    } else if (s.values == kValuesBf16) {
-      for (size_t j = 0; j < k; ++j) put_u16(out + 2 * j, narrow_to(v[j], bf16_t{}).bits);
-    } else {
-      uint32_t stat = 0;
-      for (size_t j = 0; j < k; ++j) stat = max_of(stat, statistic(v[j]));
-      const Scale scale = scale_of<8>(stat);
-      put_u16(out, scale.bits);
-      const bool lost = scale.bits == kNanScale;
-      for (size_t j = 0; j < k; ++j) {
-        const auto q = lost ? 0 : static_cast<int32_t>(code_of<8>(v[j], scale.inverse));
-        out[2 + j] = static_cast<std::byte>(static_cast<uint8_t>(q));
-      }
-    }
-  }
-  static void get_values(const CodecShape& s, const std::byte* in, size_t k, float* v) {
-    if (s.values == kValuesFp32) {
-      __builtin_memcpy(v, in, 4 * k);
-    } else if (s.values == kValuesBf16) {
-      for (size_t j = 0; j < k; ++j) v[j] = widen(bf16_t{get_u16(in + 2 * j)});
-    } else {
-      const float d = scale_from(in);
-      for (size_t j = 0; j < k; ++j) v[j] = static_cast<float>(static_cast<int8_t>(in[2 + j])) * d;
-    }
-  }
-
   static void check_indices(const CodecShape& s, const std::byte* in, size_t count) {
+    uint32_t indices[kBlock];
+    Blocks blocks(s);
     for (size_t i = 0; i < count; i += kBlock) {
-      const size_t length = min_of(size_t{kBlock}, count - i), k = kept(s, length);
-      uint32_t next = 0;  // smallest index allowed
-      bool bad = false;
-      for (size_t j = 0; j < k; ++j) {
-        const uint32_t index = get_index(in, j);
-        bad |= index < next || index >= length;
-        next = index + 1;
-      }
-      if (bad) fail_payload("topk indices must increase strictly and stay inside their block of values", i);
-      // the spare half byte of an odd k would be a second spelling of the same frame
-      if (k % 2 && get_u16(in + 3 * (k - 1) / 2) >> 12)
-        fail_payload("the padding after an odd number of topk indices must be zero", i);
-      in += index_bytes(k) + value_bytes(s, k);
+      const size_t length = min_of(size_t{kBlock}, count - i);
+      const auto& [k, code] = blocks.of(length);
+      if (!get_indices(code, in, k, length, indices))
+        fail_payload("topk indices must increase strictly, stay inside their block and be padded with 0", i);
+      in += code.bytes + value_bytes(s.values, k);
     }
   }
   template <bool Add>
   static void scatter(const CodecShape& s, const std::byte* in, size_t count, float* out) {
+    uint32_t indices[kBlock];
+    float v[kBlock];
+    Blocks blocks(s);
     for (size_t i = 0; i < count; i += kBlock) {
-      const size_t length = min_of(size_t{kBlock}, count - i), k = kept(s, length);
-      float v[kBlock];
-      get_values(s, in + index_bytes(k), k, v);
+      const auto& [k, code] = blocks.of(min_of(size_t{kBlock}, count - i));
+      if (!get_indices(code, in, k, kBlock, indices)) return;  // checked before
+      get_values(s.values, in + code.bytes, k, v);
       for (size_t j = 0; j < k; ++j) {
-        float& to = out[i + get_index(in, j)];
+        float& to = out[i + indices[j]];
         to = Add ? to + v[j] : v[j];
       }
-      in += index_bytes(k) + value_bytes(s, k);
+      in += code.bytes + value_bytes(s.values, k);
     }
   }
 };
 
-GW_CODEC(5, TopK)
+GW_CODEC(24, TopK)
 
 }  // namespace gw::GW_ISA

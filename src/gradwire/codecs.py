@@ -30,7 +30,7 @@ def codec(name: str, **parameters: Any) -> Codec:
     name: one of `codecs()`, or the form that a codec prints, such as "int4(block=64)".
     block: elements that share a scale (int8, int4; fp8_e4m3 and fp8_e5m2, which without it are plain casts)
     or a selection (topk). ratio: kept share of each block (topk).
-    values: how kept values travel, "fp32", "bf16" or "int8" (topk).
+    values: how kept values travel, "fp32", "bf16", "int8" or "int4" (topk, randk).
     seed: 0 to 65535, of whatever the codec draws at random; the numbers also depend on the step and the
     element, not on how an array is split.
     Raises ArgumentError for an unknown name, or a parameter that the codec does not take.

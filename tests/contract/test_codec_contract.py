@@ -19,7 +19,14 @@ Floats = npt.NDArray[np.float32]
 VARIANTS = {
     "int8": [{"block": 32}, {"block": 64}, {"block": 128}],
     "int4": [{"block": 32}, {"block": 64}, {"block": 128}],
-    "topk": [{"values": "fp32"}, {"ratio": 0.3, "values": "int8"}, {"ratio": 1.0}, {"ratio": 0.0001}],
+    "topk": [
+        *({"values": "fp32"}, {"ratio": 0.3, "values": "int8"}, {"ratio": 1.0}, {"ratio": 0.0001}),
+        {"ratio": 0.05, "values": "int4"},
+    ],
+    "randk": [
+        *({"values": "fp32"}, {"ratio": 0.3, "values": "int8", "seed": 7}, {"ratio": 1.0}),
+        {"values": "int4"},
+    ],
     "fp8_e4m3": [{"block": 32}, {"block": 256}],
     "fp8_e5m2": [{"block": 128}],
 }
@@ -30,7 +37,8 @@ CODECS = [Codec(n, **p) for n in _native.codec_names() for p in [{}, *VARIANTS.g
 RELATIVE = {"identity": 0.0, "bf16": 2.0**-8, "fp16": 2.0**-11}
 TINY = {"bf16": 2.0**-134, "fp16": 2.0**-25, "int8": 2.0**-119, "int4": 2.0**-123}
 SHARE = {"int8": 2.0**-7 + 2.0**-8, "int4": 2.0**-3 + 2.0**-8}
-OVERFLOW = {"fp16": 65520, "bf16": 3.39e38, "topk": 3.39e38}  # from here on Inf is the rounded value
+# from here on Inf is the rounded value
+OVERFLOW = {"fp16": 65520, "bf16": 3.39e38, "topk": 3.39e38, "randk": 3.39e38}
 OVERFLOW |= {"fp8_e5m2": 61440, "fp8_e4m3": 448}  # the same, and the value to which others are held
 # Small floats: relative, share, tiny. An fp8 codec with a block is found as "fp8_e4m3(block)".
 SMALL = {
@@ -44,7 +52,8 @@ SMALL = {
     "nvfp4": (2.0**-2, 2.0**-4, 2.0**-108),
 }
 ROUNDING = 1 + 2.0**-20  # a value over a scale is rounded to fp32 before it becomes a code
-VALUE_BOUND = {"fp32": 0.0, "bf16": 2.0**-8, "int8": SHARE["int8"]}
+SPARSE = ("topk", "randk")  # most values are not sent
+VALUE_BOUND = {"fp32": 0.0, "bf16": 2.0**-8, "int8": SHARE["int8"], "int4": SHARE["int4"]}
 
 
 def sample(name: str, count: int) -> Floats:
@@ -102,8 +111,8 @@ def block_max(x: Floats, block: int) -> Floats:
 
 def bound(codec: Codec, x: Floats) -> npt.NDArray[np.float64]:
     size = np.abs(x).astype(np.float64)
-    if codec.name == "topk":
-        kind = repr(codec).split("values=")[1].rstrip(")")
+    if codec.name in SPARSE:
+        kind = repr(codec).split("values=")[1].rstrip(")").split(",")[0]
         return VALUE_BOUND[kind] * block_max(x, codec.block).astype(np.float64) + 2.0**-119
     if codec.name in SMALL:
         key = codec.name + "(block)" * (codec.name.startswith("fp8") and codec.block > 1)
@@ -123,7 +132,7 @@ def test_decoded_values_stay_within_the_bound_of_the_header(codec: Codec, specia
     for count in counts(codec):
         x = sample(special, count)
         y = dequantize(quantize(x, codec), codec, count)
-        sent = (y != 0) | (x == 0) if codec.name == "topk" else np.ones(count, bool)
+        sent = (y != 0) | (x == 0) if codec.name in SPARSE else np.ones(count, bool)
         held = codec.block == 1 and codec.name == "fp8_e4m3"
         overflow = (np.isinf(y) | held) & (np.abs(x) >= OVERFLOW.get(codec.name, np.inf))
         check = sent & ~overflow
@@ -220,7 +229,10 @@ def test_payload_size_depends_on_the_count_alone_and_adds_up(codec: Codec) -> No
         x = sample("normal", 3 * b + count)
         whole = quantize(x, codec)
         parts = [quantize(x[: 3 * b].copy(), codec), quantize(x[3 * b :].copy(), codec)]
-        np.testing.assert_array_equal(whole, np.concatenate(parts))
+        if codec.name == "randk":  # draws by place, and a stand-alone array begins at 0
+            np.testing.assert_array_equal(whole[: parts[0].size], parts[0])
+        else:
+            np.testing.assert_array_equal(whole, np.concatenate(parts))
     assert codec.encoded_bytes(0) == 0
 
 
@@ -260,7 +272,7 @@ def test_any_floats_survive_the_round_trip_rules(codec: Codec, data: st.DataObje
     assert np.isfinite(residual).all()
     if not np.isfinite(x).all():
         assert not np.isfinite(y).all()
-    elif repr(codec) not in ("fp16", "bf16", "fp8_e5m2") and codec.name != "topk":
+    elif repr(codec) not in ("fp16", "bf16", "fp8_e5m2") and codec.name not in SPARSE:
         # those may round the largest values up to Inf
         assert np.isfinite(y).all()
 
@@ -280,7 +292,7 @@ def test_error_on_gaussian_data_is_below_the_bar(name: str, block: int, percent:
 @pytest.mark.parametrize(
     ("name", "parameters", "part"),
     [
-        ("int5", {}, "known: identity, bf16, fp16, int8, int4, topk"),
+        ("int5", {}, "known: identity, bf16, fp16, int8, int4"),
         ("int8", {"block": 33}, "32, 64 or 128"),
         ("int8", {"ratio": 0.1}, "it takes block"),
         ("bf16", {"block": 32}, "no parameters"),
@@ -289,6 +301,8 @@ def test_error_on_gaussian_data_is_below_the_bar(name: str, block: int, percent:
         ("topk", {"ratio": float("nan")}, "above 0"),
         ("topk", {"block": 128}, "4096"),
         ("topk", {"values": "int3"}, "bf16"),
+        ("randk", {"ratio": 2}, "at most 1"),
+        ("randk", {"block": 64}, "ratio, values"),
     ],
 )
 def test_wrong_parameters_are_refused_with_what_is_allowed(
