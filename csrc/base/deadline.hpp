@@ -10,14 +10,15 @@ class Deadline {
   using Clock = std::chrono::steady_clock;
   using Duration = Clock::duration;
 
-  static Deadline after(Duration d) {
-    const auto now = Clock::now();
+  static Deadline after(Duration d) { return from(Clock::now(), d); }
+  static Deadline from(Clock::time_point now, Duration d) {
     // saturate: "a very long time" must not wrap into the past
     return Deadline(d > Clock::time_point::max() - now ? Clock::time_point::max() : now + d);
   }
-  static Deadline after_seconds(double s) {
+  static Deadline after_seconds(double s) { return after(duration(s)); }
+  static Duration duration(double seconds) {
     constexpr double kForever = 1e9;
-    return after(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::min(s, kForever))));
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::min(seconds, kForever)));
   }
   bool passed() const { return Clock::now() >= at_; }
   Duration left() const { return std::max(Duration::zero(), at_ - Clock::now()); }

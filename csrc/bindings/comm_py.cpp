@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "bindings/quick_py.hpp"
 #include "bindings/transport_py.hpp"
 #include "bindings/view_py.hpp"
 #include "comm/communicator.hpp"
@@ -20,12 +21,6 @@ struct CloseWithoutGil {
     delete c;
   }
 };
-
-ReduceOp reduce_op(std::string_view text) {
-  for (auto o : {ReduceOp::sum, ReduceOp::avg, ReduceOp::min, ReduceOp::max, ReduceOp::prod})
-    if (name(o) == text) return o;
-  fail_argument("op must be sum, avg, min, max or prod, got '" + std::string(text) + "'");
-}
 
 CallOptions options_of(const std::shared_ptr<Codec>& codec, std::string_view algorithm, double timeout) {
   CallOptions o;
@@ -59,7 +54,8 @@ double monotonic(std::chrono::steady_clock::time_point t) {
 using Codecs = std::shared_ptr<Codec>;
 
 void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator, CloseWithoutGil>>& cls) {
-  cls.def("all_reduce", [](Communicator& c, py::handle x, std::string_view op, const Codecs& codec,
+  cls.def("quick_all_reduce", &quick_all_reduce_of);
+  cls.def("all_reduce", [](Communicator& c, py::handle x, py::handle op, const Codecs& codec,
                            std::string_view algorithm, py::handle residual, bool sync, double timeout) {
     CallOptions o = options_of(codec, algorithm, timeout);
     o.op = reduce_op(op);
@@ -68,7 +64,7 @@ void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator,
     return start(c, Collective::all_reduce, v, v, o, sync);
   });
   cls.def("reduce_scatter",
-          [](Communicator& c, py::handle x, py::handle out, std::string_view op, const Codecs& codec,
+          [](Communicator& c, py::handle x, py::handle out, py::handle op, const Codecs& codec,
              std::string_view algorithm, py::handle residual, bool sync, double timeout) {
             CallOptions o = options_of(codec, algorithm, timeout);
             o.op = reduce_op(op);
@@ -131,7 +127,8 @@ std::map<std::string, uint64_t> counters_of(Communicator& c) {
           {"bytes_received", n.bytes_received},
           {"socket_bytes_sent", n.socket_bytes_sent},
           {"socket_bytes_received", n.socket_bytes_received},
-          {"operations", c.engine().operations()}};
+          {"operations", c.engine().operations()},
+          {"staging_bytes", c.engine().staging_bytes()}};
 }
 
 py::list trace_of(Communicator& c) {

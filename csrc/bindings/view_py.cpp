@@ -27,6 +27,15 @@ struct DlTensor {
   int64_t *shape, *strides;
   uint64_t byte_offset;
 };
+// The table of C functions behind type(x).__dlpack_c_exchange_api__ (DLPack 1.3; torch 2.10). Its head stays as it is
+// for one major version.
+struct DlExchange {
+  uint32_t major, minor;
+  void* previous;
+  void *allocate, *managed_from, *managed_to;
+  int (*tensor_from)(void* object, DlTensor* out);  // borrows; 0, or -1 and a Python error
+};
+constexpr int32_t kDlCpu = 1;
 
 [[noreturn]] void not_contiguous(const char* remedy) {
   fail_argument(std::string("the array is not contiguous; gradwire works in place on flat memory: ") +
@@ -49,6 +58,7 @@ std::optional<DType> dtype_named(std::string_view n) {
 struct TorchNames {
   py::object tensor;  // torch.Tensor, once torch has been seen
   py::object dtypes[8];
+  const DlExchange* exchange = nullptr;  // null: a torch without it
   PyObject *data_ptr, *numel, *dtype, *is_contiguous, *device, *type, *is_cpu;
 };
 TorchNames* torch_names() {
@@ -77,6 +87,13 @@ bool is_torch_tensor(py::handle x) {
     n->tensor = torch.attr("Tensor");
     for (auto d : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8})
       n->dtypes[static_cast<int>(d)] = torch.attr(std::string(name(d)).c_str());
+    if (py::hasattr(n->tensor, "__dlpack_c_exchange_api__")) {
+      const py::object capsule = n->tensor.attr("__dlpack_c_exchange_api__");
+      const auto* table =
+          static_cast<const DlExchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+      if (!table) PyErr_Clear();
+      if (table && table->major == 1) n->exchange = table;
+    }
   }
   return PyObject_TypeCheck(x.ptr(), reinterpret_cast<PyTypeObject*>(n->tensor.ptr()));
 }
@@ -92,8 +109,33 @@ py::object attribute(py::handle x, PyObject* attr) {
   return py::reinterpret_steal<py::object>(r);
 }
 
+// Null: a dtype that gradwire does not know, or not contiguous.
+std::optional<View> view_of_dl(const DlTensor& t) {
+  static constexpr DType kKnown[] = {DType::f32, DType::f64, DType::bf16, DType::f16,
+                                     DType::i32, DType::i64, DType::u8};
+  static constexpr DlType kTypes[] = {{2, 32, 1}, {2, 64, 1}, {4, 16, 1}, {2, 16, 1},
+                                      {0, 32, 1}, {0, 64, 1}, {1, 8, 1}};
+  int64_t count = 1;
+  for (int i = t.ndim - 1; i >= 0; --i) {
+    if (t.strides && t.shape[i] > 1 && t.strides[i] != count) return std::nullopt;
+    count *= t.shape[i];
+  }
+  for (int d = 0; d < 7; ++d)
+    if (t.dtype.code == kTypes[d].code && t.dtype.bits == kTypes[d].bits && t.dtype.lanes == 1)
+      return View{static_cast<char*>(t.data) + t.byte_offset, static_cast<size_t>(count), kKnown[d]};
+  return std::nullopt;
+}
+
 View torch_view(py::handle x) {
   TorchNames* n = torch_names();
+  if (n->exchange && n->exchange->tensor_from) {
+    DlTensor t;
+    if (n->exchange->tensor_from(x.ptr(), &t) != 0)
+      PyErr_Clear();
+    else if (t.device.type == kDlCpu)
+      if (const auto v = view_of_dl(t)) return *v;
+    // what is wrong is said below
+  }
   if (attribute(x, n->is_cpu).ptr() != Py_True)
     fail_argument("the tensor is on " + std::string(py::str(attribute(x, n->device))) +
                   "; this build of gradwire works on CPU tensors: call .cpu() first");
@@ -156,8 +198,7 @@ View dlpack_view(py::handle x) {
   py::object capsule = x.attr("__dlpack__")();
   auto* t = static_cast<DlTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   if (!t) throw py::error_already_set();
-  constexpr int32_t kCpu = 1;
-  if (t->device.type != kCpu)
+  if (t->device.type != kDlCpu)
     fail_argument("the array is on a device (DLPack type " + std::to_string(t->device.type) +
                   "); this build of gradwire works on CPU arrays");
   static constexpr std::string_view kKinds[] = {"int", "uint", "float", "?", "bfloat"};

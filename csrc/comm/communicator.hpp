@@ -75,6 +75,7 @@ class Communicator {
   };
   std::mutex plans_mutex_;
   std::unordered_map<Key, std::shared_ptr<const Plan>, KeyHash> plans_;
+  std::optional<std::pair<const Key*, std::shared_ptr<const Plan>>> last_;  // the key lies in plans_
 };
 
 }  // namespace gw

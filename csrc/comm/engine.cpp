@@ -14,13 +14,17 @@ Engine::~Engine() { close(); }
 
 // ---- submitting --------------------------------------------------------------------------------------------------
 
-void Engine::enqueue(Work& work) {
+void Engine::number(Work& work) {
   if (broken_) throw *broken_;
   const Operation& op = work.executor.plan().operation;
   work.stream = 0;
   if (op.collective == Collective::send) work.stream = 1 + op.peer;
   if (op.collective == Collective::recv) work.stream = 1 + transport_->size() + op.peer;
   work.executor.set_seq(streams_[static_cast<size_t>(work.stream)].next_seq++);
+}
+
+void Engine::enqueue(Work& work) {
+  number(work);
   work.submitted = Work::Clock::now();
   incoming_.push_back(&work);
   pending_.fetch_add(1, std::memory_order_relaxed);
@@ -28,25 +32,32 @@ void Engine::enqueue(Work& work) {
 }
 
 void Engine::run(Work& work) {
+  bool alone;
   {
     std::unique_lock lock(mutex_);
-    enqueue(work);
     if (driving_) {
+      enqueue(work);
       lock.unlock();
       transport_->ring();
       work.wait();
       return;
     }
+    alone = pending_.load(std::memory_order_relaxed) == 0;
+    if (alone)
+      number(work);
+    else
+      enqueue(work);
     driving_ = true;
   }
-  drive(&work);
+  alone = alone && drive_alone(work);
+  if (!alone) drive(&work);
   {
     std::lock_guard lock(mutex_);
     driving_ = false;
     if (pending_.load(std::memory_order_relaxed)) wake_worker();
     if (stopping_) changed_.notify_all();
   }
-  work.wait();
+  if (!alone) work.wait();
 }
 
 void Engine::submit(std::shared_ptr<Work> work) {
@@ -84,6 +95,48 @@ void Engine::work_loop() {
 }
 
 // ---- driving -----------------------------------------------------------------------------------------------------
+
+void Engine::start(Work& work) {
+  work.started = Work::Clock::now();
+  work.deadline = Deadline::from(work.started, work.timeout);
+  work.executor.begin(*transport_, streams_[static_cast<size_t>(work.stream)].staging, trace_);
+}
+
+bool Engine::drive_alone(Work& work) {
+  Work* const active[] = {&work};
+  try {
+    start(work);
+    pause_.reset();
+    for (;;) {
+      const bool moved = work.executor.advance();
+      if (work.executor.done()) break;
+      if (has_incoming_.load(std::memory_order_acquire) || abort_requested_.load(std::memory_order_acquire)) {
+        adopt(work);
+        return false;
+      }
+      if (moved || transport_->progress())
+        pause_.reset();
+      else if (pause_.turn(*transport_))
+        watchdog_.check(active);
+    }
+  } catch (const Error& e) {
+    adopt(work);
+    fail(e);
+    return false;
+  } catch (const std::exception& e) {
+    adopt(work);
+    fail(Error(ErrorKind::internal, std::string("unexpected: ") + e.what()));
+    return false;
+  }
+  count(work);
+  return true;
+}
+
+void Engine::adopt(Work& work) {
+  streams_[static_cast<size_t>(work.stream)].queue.push_back(&work);
+  active_.push_back(&work);
+  pending_.fetch_add(1, std::memory_order_relaxed);
+}
 
 void Engine::drive(const Work* until) {
   pause_.reset();
@@ -128,11 +181,7 @@ bool Engine::advance() {
   for (size_t i = 0; i < active_.size();) {
     Work& work = *active_[i];
     Stream& stream = streams_[static_cast<size_t>(work.stream)];
-    if (!work.deadline) {
-      work.started = Work::Clock::now();
-      work.deadline = Deadline::after(work.timeout);
-      work.executor.begin(*transport_, stream.staging, trace_);
-    }
+    if (!work.deadline) start(work);
     moved = work.executor.advance() || moved;
     if (!work.executor.done()) {
       ++i;
@@ -149,11 +198,15 @@ bool Engine::advance() {
   return moved;
 }
 
-void Engine::retire(Work& work, std::optional<Error> error) {
+void Engine::count(const Work& work) {
   if (trace_.on())
     trace_.add({name(work.executor.plan().operation.collective).data(), work.started, Work::Clock::now(),
                 work.executor.seq(), -1, -1, -1, 0});
-  operations_.fetch_add(1, std::memory_order_relaxed);
+  operations_.store(operations_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+void Engine::retire(Work& work, std::optional<Error> error) {
+  count(work);
   const auto keep = std::move(work.self);  // dropped last
   pending_.fetch_sub(1, std::memory_order_release);
   work.finish(std::move(error));
@@ -178,6 +231,12 @@ void Engine::fail(const Error& error) {
   }
   active_.clear();
   for (Work* work : doomed) retire(*work, error);
+}
+
+size_t Engine::staging_bytes() const {
+  size_t bytes = transport_->staging_bytes();
+  for (const Stream& s : streams_) bytes += s.staging.bytes();
+  return bytes;
 }
 
 // ---- ending --------------------------------------------------------------------------------------------------------

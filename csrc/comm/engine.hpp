@@ -36,6 +36,8 @@ class Engine {
   Transport& transport() { return *transport_; }
   void trace_start(size_t events);
   std::vector<TraceEvent> trace_stop();
+  // Memory that operations pass through, at most: the channels, and what encoding and forwarding have needed so far.
+  size_t staging_bytes() const;
   uint64_t operations() const { return operations_.load(std::memory_order_relaxed); }
 
  private:
@@ -44,10 +46,16 @@ class Engine {
     Staging staging;
     uint64_t next_seq = 0;
   };
+  void number(Work& work);   // its stream and place in it; holding mutex_
   void enqueue(Work& work);  // holding mutex_
+  void start(Work& work);
+  // The fast path: an operation that nobody else can see needs no queue. False: others have come, go on with drive().
+  bool drive_alone(Work& work);
+  void adopt(Work& work);  // into the queues after all
   void drive(const Work* until);
   void accept();
   bool advance();
+  void count(const Work& work);
   void retire(Work& work, std::optional<Error> error);
   void fail(const Error& error);
   void work_loop();

@@ -1,6 +1,7 @@
 // Memory that operations share: it grows to the largest operation seen and is then reused, so that a warm
 // communicator allocates nothing per call. Every active Program has a Staging of its own.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -35,25 +36,27 @@ class Staging {
     if (copy_tuners_.size() < peers) copy_tuners_.resize(peers);
     return copy_tuners_.data();
   }
-  size_t bytes() const { return scratch_size_ * sizeof(float) + frames_size_; }
+  size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }  // any thread
 
  private:
   struct Free {
     void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
   };
   template <class T>
-  static T* grow(std::unique_ptr<T, Free>& buffer, size_t& size, size_t wanted) {
+  T* grow(std::unique_ptr<T, Free>& buffer, size_t& size, size_t wanted) {
     if (wanted > size) {
       buffer.reset();
       size = 0;
       buffer.reset(static_cast<T*>(::operator new(wanted * sizeof(T), std::align_val_t{64})));
       size = wanted;
+      bytes_.store(scratch_size_ * sizeof(float) + frames_size_, std::memory_order_relaxed);
     }
     return buffer.get();
   }
   std::unique_ptr<float, Free> scratch_;
   std::unique_ptr<std::byte, Free> frames_;
   size_t scratch_size_ = 0, frames_size_ = 0;
+  std::atomic<size_t> bytes_ = 0;
   std::vector<Payload> spans_;
   std::vector<const void*> sources_;
   std::vector<CopyTuner> copy_tuners_;

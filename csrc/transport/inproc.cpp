@@ -188,6 +188,9 @@ class InprocTransport final : public Transport {
     if (!killed()) hub_->post_to_all(rank_, FaultLink::Event::left);
   }
   Counters counters() const override { return counters_.read(); }
+  size_t staging_bytes() const override {
+    return static_cast<size_t>(hub_->size - 1) * kLanes * hub_->channel_bytes;
+  }
 
  private:
   bool killed() const { return self_.killed.load(std::memory_order_relaxed); }

@@ -55,6 +55,7 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
     for (int lane = 0; lane < kLanes; ++lane) {
       auto& channel = peer.channels[static_cast<size_t>(lane)];
       channel = pair.kind->open(pair, lane);
+      staging_bytes_ += channel->capacity() * (channel->sockets().empty() ? 1 : 2);
       (channel->sockets().empty() ? shared_ : streamed_).push_back(channel.get());
     }
     // Nobody needs to map what this pair does not use.

@@ -94,6 +94,9 @@ class Transport {
   virtual void close() = 0;
 
   virtual Counters counters() const = 0;
+  // Buffers of all channels of this rank, outgoing and, if they are not the peer's memory, incoming. Constant; pages that
+  // were never used do not exist yet.
+  virtual size_t staging_bytes() const = 0;
 };
 
 }  // namespace gw

@@ -166,6 +166,7 @@ class Communicator:
     def __init__(self, transport: Transport, epoch: int, config: Config) -> None: ...
     # timeout < 0: the communicator's default. algorithm "": auto. sync=True: runs to the end and returns None.
     # The caller keeps every array alive until the Work is done.
+    def quick_all_reduce(self) -> Callable[[Any, str], None]: ...  # in place, all defaults, two plain arguments
     def all_reduce(
         self, x: Any, op: str, codec: Codec | None, algorithm: str, residual: Any | None, sync: bool, timeout: float
     ) -> Work | None: ...
