@@ -76,7 +76,7 @@ def _curves(panel: Any, methods: ByMethod, judged: str) -> None:
         panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, zorder=2)
     panel.set(xscale="log", xlabel="MB a rank has sent (log)", ylabel=f"held-out {judged}")
     panel.grid(alpha=0.3, which="both")
-    panel.legend(frameon=False, fontsize="small", loc="upper right" if judged == "loss" else "upper left")
+    panel.legend(frameon=False, fontsize="small", loc="upper right" if judged == "loss" else "lower right")
 
 
 def _dots(panel: Any, methods: ByMethod, judged: str) -> None:
