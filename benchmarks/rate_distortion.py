@@ -62,6 +62,7 @@ def one_encode(name: str, codecs: list[gradwire.Codec], args: argparse.Namespace
     drawn = [make(s) if make else inputs.synthetic(name, s, args.count) for s in args.seeds]
     count = len(drawn[0])
     about = {"study": "one encode", "input": name, "count": count, "seeds": args.seeds}
+    defaults = {repr(gradwire.codec(c)) for c in gradwire.codecs()}
     for codec in codecs:
         errors, size = [], 0
         for x in drawn:
@@ -69,11 +70,12 @@ def one_encode(name: str, codecs: list[gradwire.Codec], args: argparse.Namespace
             size = max(size, len(frame) - 64)  # the header is 64 bytes
             errors.append(relative(np.asarray(gradwire.decode(frame)), x))
         kind = "sparse" if is_sparse(codec.name) else "dense"
-        yield {**about, **entry(repr(codec), kind, 8 * size / count, errors)}
+        made = entry(repr(codec), kind, 8 * size / count, errors)
+        yield {**about, **made, "default": repr(codec) in defaults}
     whole = count - count % 2048  # peers want whole blocks
     for peer, bits, trip in args.peers:
         errors = [relative(trip(torch.from_numpy(x[:whole])).numpy(), x[:whole]) for x in drawn]
-        yield {**about, "count": whole, **entry(peer, "peer", bits, errors)}
+        yield {**about, "count": whole, **entry(peer, "peer", bits, errors), "default": False}
 
 
 def all_reduce(codec: gradwire.Codec, ranks: int, args: argparse.Namespace) -> Row:
