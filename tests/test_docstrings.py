@@ -32,8 +32,11 @@ SHOWN_ELSEWHERE = {
     "ProcessResult": "run_processes",
     **{f"Policy.{n}": "Policy" for n in ("at", "stage", "choices", "unused")},
     **{f"Stages.{n}": "Stages" for n in ("at", "index")},
+    **{f"GlobalTopK.{n}": "GlobalTopK" for n in ("all_reduce", "reduce", "parse", "state_dict")},
+    **{f"GlobalTopK.{n}": "GlobalTopK" for n in ("load_state_dict", "warm_state", "load_warm_state")},
     **{f"PowerSGD.{n}": "PowerSGD" for n in ("all_reduce", "reduce", "parse")},
-    **{f"PowerSGD.{n}": "PowerSGD" for n in ("state_dict", "load_state_dict", "factors", "load_factors")},
+    **{f"PowerSGD.{n}": "PowerSGD" for n in ("state_dict", "load_state_dict")},
+    **{f"PowerSGD.{n}": "PowerSGD" for n in ("warm_state", "load_warm_state")},
 }
 
 

@@ -100,6 +100,8 @@ LEVELS = {
     "rendezvous": 4,
     "feedback": 4,
     "powersgd": 5,
+    "global_topk": 5,
+    "spec": 2,
     "collectives": 5,
     "policy": 6,
     "communicator": 6,

@@ -102,4 +102,20 @@ void topk_exact(const float* x, size_t count, size_t k, float* values, int64_t* 
   }
 }
 
+size_t above_threshold(const float* x, size_t count, float threshold, size_t room, float* values,
+                       int64_t* indices) {
+  uint32_t found[kTile + kFindSlack];
+  size_t total = 0;
+  for (size_t i = 0; i < count; i += kTile) {
+    const size_t n =
+        isa_table().find_at_least(x + i, std::min(kTile, count - i), magnitude(threshold), found);
+    for (size_t j = 0; j < n && total + j < room; ++j) {
+      indices[total + j] = static_cast<int64_t>(i + found[j]);
+      values[total + j] = x[i + found[j]];
+    }
+    total += n;
+  }
+  return total;
+}
+
 }  // namespace gw

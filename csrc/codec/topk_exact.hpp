@@ -11,4 +11,9 @@ namespace gw {
 // the sample misled, a lower bound and another read; the result is exact in any case. Scratch: the candidates.
 void topk_exact(const float* x, size_t count, size_t k, float* values, int64_t* indices);
 
+// Ascending indices and values of the elements with |x| >= threshold > 0, of which the first `room` are written. Returns
+// how many there are.
+size_t above_threshold(const float* x, size_t count, float threshold, size_t room, float* values,
+                       int64_t* indices);
+
 }  // namespace gw

@@ -34,6 +34,7 @@ from gradwire.errors import (
     Timeout,
 )
 from gradwire.feedback import ErrorFeedback
+from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Policy
 from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages, ramp, warmup
@@ -54,6 +55,7 @@ __all__ = [
     "Communicator",
     "ErrorFeedback",
     "FrameError",
+    "GlobalTopK",
     "GradwireError",
     "InternalError",
     "MismatchError",

@@ -8,13 +8,15 @@ from typing import Any, Union
 
 from gradwire.codecs import Codec, as_codec
 from gradwire.errors import ArgumentError
+from gradwire.global_topk import GlobalTopK
 from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages
 
 __all__ = ["Policy"]
 
 # What one parameter does in one step.
-Choice = Union[Codec, PowerSGD, None]
+Reducer = Union[PowerSGD, GlobalTopK]  # several collectives and state of their own
+Choice = Union[Codec, Reducer, None]
 _UNSET: Any = object()
 
 
@@ -22,9 +24,9 @@ class Policy:
     """Patterns on parameter names, each with a codec: the first that matches decides.
 
     rules: {pattern: codec}, in order. A pattern is fnmatch's, case matters: "*" matches any text, also dots.
-    A codec is a name, a Codec, "powersgd(rank=2)", a `PowerSGD`, a `Stages`, or None (as it is). default: for
-    names that no pattern matches; without one, such a name is an ArgumentError. Every rank must use an equal
-    policy.
+    A codec is a name, a Codec, "powersgd(rank=2)", "global_topk(ratio=0.01)", an object of these, a `Stages`,
+    or None (as it is). default: for names that no pattern matches; without one, such a name is an
+    ArgumentError. Every rank must use an equal policy.
 
     >>> import gradwire
     >>> policy = gradwire.Policy({"*.bias": None, "embed.*": "int8", "*": "int4"})
@@ -79,10 +81,10 @@ def _stages(choice: Any) -> Stages:
 
 
 def _choice(choice: Any) -> Choice:
-    if isinstance(choice, PowerSGD):
+    if isinstance(choice, (PowerSGD, GlobalTopK)):
         return choice
     if isinstance(choice, str):
-        low_rank = PowerSGD.parse(choice)
-        if low_rank is not None:
-            return low_rank
+        reducer = PowerSGD.parse(choice) or GlobalTopK.parse(choice)
+        if reducer is not None:
+            return reducer
     return as_codec(choice)

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from gradwire import _native
 from gradwire.errors import ArgumentError
 from gradwire.feedback import ErrorFeedback
+from gradwire.spec import arguments, boolean
 
 __all__ = ["PowerSGD"]
 
 Floats = npt.NDArray[np.float32]
-_SPEC = re.compile(r"\s*powersgd\s*(?:\(([^()]*)\))?\s*")
 
 
 @dataclass
@@ -75,21 +75,9 @@ class PowerSGD:
     @classmethod
     def parse(cls, spec: str) -> PowerSGD | None:
         """From "powersgd(rank=2, warm_start=False)"; None if the text names something else."""
-        match = _SPEC.fullmatch(spec)
-        if match is None:
-            return None
         kinds: dict[str, Callable[[str], Any]] = {"rank": int, "min_compression_rate": float, "seed": int}
-        kinds |= {"warm_start": _boolean, "error_feedback": _boolean}
-        given: dict[str, Any] = {}
-        for item in filter(None, (part.strip() for part in (match[1] or "").split(","))):
-            key, _, value = (part.strip() for part in item.partition("="))
-            try:
-                given[key] = kinds[key](value)
-            except KeyError:
-                raise ArgumentError(f'powersgd: no parameter "{key}"; known: {", ".join(kinds)}') from None
-            except ValueError:
-                raise ArgumentError(f"powersgd: {key} cannot be {value!r}") from None
-        return cls(**given)
+        given = arguments(spec, "powersgd", {**kinds, "warm_start": boolean, "error_feedback": boolean})
+        return None if given is None else cls(**given)
 
     def __str__(self) -> str:
         return f"powersgd(rank={self.rank})"
@@ -158,26 +146,26 @@ class PowerSGD:
             self._q[item.name] = right.copy()
 
     def state_dict(self, rank: int = 0, size: int = 1) -> dict[str, Any]:
-        """Factors (see `factors`), `world_size`, and this rank's residuals under `rankR/NAME`. Merge the
+        """Factors (see `warm_state`), `world_size`, and this rank's residuals under `rankR/NAME`. Merge the
         dicts of all ranks to load them on another number of ranks."""
-        return {**self.factors(), **self._feedback.state_dict(rank, size)}
+        return {**self.warm_state(), **self._feedback.state_dict(rank, size)}
 
     def load_state_dict(self, state: Mapping[str, Any], rank: int = 0, size: int = 1) -> None:
         """Saved rank r's residual goes to rank r % size, times size / saved size, so that what is owed to the
         average is conserved."""
-        self.load_factors(state)
+        self.load_warm_state(state)
         for key, value in state.items():
             if re.match(r"rank\d+/", key):
                 self._feedback.declare(key.partition("/")[2], np.size(value))
         self._feedback.load_state_dict(state, rank, size, op="avg")
 
-    def factors(self) -> dict[str, Any]:
-        """What is equal on every rank: `q/NAME`, float32[rank, cols], and `steps/NAME`."""
+    def warm_state(self, rank: int = 0) -> dict[str, Any]:
+        """What the next step begins with, equal on every rank: `q/NAME` [rank, cols], `steps/NAME`."""
         state: dict[str, Any] = {f"q/{name}": q.copy() for name, q in self._q.items()}
         return state | {f"steps/{name}": n for name, n in self._steps.items()}
 
-    def load_factors(self, state: Mapping[str, Any]) -> None:
-        """Takes `q/...` and `steps/...` from what `factors` or `state_dict` returned."""
+    def load_warm_state(self, state: Mapping[str, Any], rank: int = 0) -> None:
+        """Takes `q/...` and `steps/...` from what `warm_state` or `state_dict` returned."""
         self._q = {k[2:]: np.array(v, np.float32) for k, v in state.items() if k.startswith("q/")}
         self._steps = {k[6:]: int(v) for k, v in state.items() if k.startswith("steps/")}
 
@@ -226,12 +214,6 @@ def _packed(shapes: Sequence[tuple[int, int]]) -> tuple[list[Floats], Floats]:
         parts.append(flat[at : at + a * b].reshape(a, b))
         at += a * b
     return parts, flat
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise ValueError(text)
-    return text == "True"
 
 
 def _numpy_view(name: str, array: Any) -> Floats:

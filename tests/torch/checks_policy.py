@@ -18,7 +18,8 @@ import gradwire.torch
 from gradwire.torch.rules import Rules
 
 warnings.filterwarnings("ignore")
-POLICY = {"*.bias": None, "layers.0.*": "int8", "layers.1.*": "powersgd(rank=2)", "*": "int4"}
+POLICY = {"*.bias": None, "layers.0.*": "int8", "layers.1.*": "powersgd(rank=2)"}
+POLICY["*"] = "global_topk(ratio=0.02)"
 
 
 def step(model: Any, scene: Scene, number: int, optimizer: Any = None) -> None:
@@ -99,7 +100,8 @@ def check_a_policy_that_does_not_fit_the_model_is_refused(scene: Scene) -> None:
 
 
 def check_every_stage_pays_what_the_one_before_owed(scene: Scene) -> None:
-    stages = gradwire.Stages({0: None, 2: "int4", 4: "powersgd(rank=1)", 6: "topk(ratio=0.1)", 8: None})
+    codecs = {0: None, 2: "int4", 4: "powersgd(rank=1)", 5: "global_topk(ratio=0.04)", 6: "topk(ratio=0.1)"}
+    stages = gradwire.Stages({**codecs, 8: None})
     _, handle, rest = conserved(scene, stages, steps=8)
     assert all(rest[f"layers.{n}.weight"].any() for n in range(3))
     handle.close()

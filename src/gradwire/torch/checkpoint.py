@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gradwire.errors import ArgumentError
-from gradwire.powersgd import PowerSGD
+from gradwire.policy import Reducer
 
 from .residuals import Residuals
 
@@ -25,8 +25,8 @@ def clean_name(name: str) -> str:
 class Checkpoint:
     """named: whether the residuals go by the model's names, which alone mean something to another process."""
 
-    def __init__(self, residuals: Residuals | None, named: bool, low_rank: Sequence[PowerSGD] = ()) -> None:
-        self._residuals, self._named, self._low_rank = residuals, named, low_rank
+    def __init__(self, residuals: Residuals | None, named: bool, reducers: Sequence[Reducer] = ()) -> None:
+        self._residuals, self._named, self._reducers = residuals, named, reducers
 
     def save(self, rank: int, size: int, step: int) -> dict[str, torch.Tensor]:
         kept: Mapping[str, object] = {"world_size": size}
@@ -37,8 +37,8 @@ class Checkpoint:
                     "construct it with named_parameters=ddp.named_parameters()"
                 )
             kept = self._residuals.feedback.state_dict(rank, size)
-        for i, reducer in enumerate(self._low_rank):  # equal on every rank
-            kept = {**kept, **{f"powersgd{i}/{key}": v for key, v in reducer.factors().items()}}
+        for i, reducer in enumerate(self._reducers):
+            kept = {**kept, **{f"reducer{i}/{key}": v for key, v in reducer.warm_state(rank).items()}}
         return {"step": torch.tensor(step), **{k: torch.as_tensor(v) for k, v in kept.items()}}
 
     def load(self, state: Mapping[str, torch.Tensor], rank: int, size: int) -> int:
@@ -46,7 +46,8 @@ class Checkpoint:
         if self._residuals is not None:
             arrays = {k: v.detach().float().cpu().numpy() for k, v in state.items()}
             self._residuals.feedback.load_state_dict(arrays, rank, size, op="avg")
-        for i, reducer in enumerate(self._low_rank):
-            prefix = f"powersgd{i}/"
-            reducer.load_factors({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        for i, reducer in enumerate(self._reducers):
+            prefix = f"reducer{i}/"
+            mine = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+            reducer.load_warm_state(mine, rank)
         return int(state["step"])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from gradwire.codecs import Codec
+from gradwire.global_topk import GlobalTopK
 from gradwire.powersgd import Item, PowerSGD, matrix_shape
 
 from .residuals import BucketLoan, Residuals
@@ -27,7 +28,8 @@ Held = list[tuple[torch.Tensor, torch.Tensor]]  # (slice of a residual, what was
 
 @dataclass
 class Section:
-    codec: Codec
+    codec: Codec | GlobalTopK
+    name: str  # of its first parameter
     begin: int
     end: int
 
@@ -90,7 +92,7 @@ class BucketPlan:
                     open_section.end = end
                 else:
                     begin = 0 if len(dense) == i else offset
-                    open_section = Section(choice, begin, end)
+                    open_section = Section(choice, rules.name(p), begin, end)
                     self.sections.append(open_section)
             feeds_back = choice is not None and getattr(choice, "error_feedback", True)
             parts.append(p if feeds_back else p.numel())
@@ -125,6 +127,21 @@ class BucketPlan:
     def lend(self) -> BucketLoan | None:
         """The bucket's residual for one operation. None where nothing is coded or error feedback is off."""
         return self._residuals.lend(self._parts) if self._residuals is not None and self.coded else None
+
+    def global_topk(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, timeout: Any) -> None:
+        """Averages the sections of which the largest values travel, in place; returns when it is done."""
+        for s in self.sections:
+            if not isinstance(s.codec, GlobalTopK):
+                continue
+            values = flat[s.begin : s.end]
+            if loan is not None and s.codec.error_feedback:
+                value = loan.flat[s.begin : s.end].add_(values)
+            else:
+                value = values.to(torch.float32, copy=True)
+            out = values if values.dtype == torch.float32 else torch.empty_like(value)
+            s.codec.reduce(comm, value.numpy(), out.numpy(), name=s.name, timeout=timeout)
+            if out is not values:
+                values.copy_(out)
 
     def low_rank(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, **how: Any) -> None:
         """Averages the matrices, in place; returns when it is done."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from gradwire.codecs import Codec
 from gradwire.errors import ArgumentError
+from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Choice, Policy
 from gradwire.powersgd import PowerSGD
 
@@ -43,8 +45,8 @@ class Rules:
                     f"the parameters are {', '.join(list(names)[:8])}{', ...' if len(names) > 8 else ''}"
                 )
         choices = self.policy.choices()
-        self.low_rank = [c for c in choices if isinstance(c, PowerSGD)]
-        self.lossy = any(c is not None and (isinstance(c, PowerSGD) or c.lossy) for c in choices)
+        self.reducers = [c for c in choices if isinstance(c, (PowerSGD, GlobalTopK))]
+        self.lossy = any(c is not None and (not isinstance(c, Codec) or c.lossy) for c in choices)
 
     def name(self, param: torch.Tensor) -> str:
         """The model's name, else one that is equal on every rank as long as DDP's order of parameters is."""

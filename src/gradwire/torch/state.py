@@ -20,6 +20,7 @@ import torch.distributed as dist
 from gradwire.codecs import Codec
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
+from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Policy
 from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages, warmup
@@ -35,20 +36,20 @@ from .trace import HookTrace
 # With torch._dynamo.config.optimize_ddp = "python_reducer" DDP has no buckets: it calls the hook with
 # (gradient, parameter), once a parameter, ignores what is returned and expects the gradient to have changed
 # in place.
-CodecChoice = Union[str, Codec, PowerSGD, Stages, Policy, Mapping[str, Any], None]
+CodecChoice = Union[str, Codec, PowerSGD, GlobalTopK, Stages, Policy, Mapping[str, Any], None]
 Bucket = Union["dist.GradBucket", tuple[torch.Tensor, torch.Tensor]]  # type: ignore[name-defined]
 
 
 class HookState:
     """The state of `all_reduce_hook`: one per DDP model, on every rank with the same arguments.
 
-    codec: a name or a Codec; None sends plain values; "powersgd(rank=2)" or a `gradwire.PowerSGD`; a
-    `gradwire.Stages` (warm-up, ramps); or a policy by parameter name, {"*.bias": None, "embed.*": "int8",
-    "*": "int4"}. warmup_steps: first steps that go dense (top-k needs them). dense_1d, min_numel: parameters
-    with one dimension, or fewer elements, are never coded; by default True and 1024 beside one codec for all,
-    False and 0 beside a policy. error_feedback: what the codec loses is kept per parameter and added to the
-    next step's gradient. residual: how it is kept, "fp32", "bf16" or "int8" (4, 2 or 1.03 bytes an element).
-    process_group: DDP's, for sparse gradients. named_parameters:
+    codec: a name or a Codec; None sends plain values; "powersgd(rank=2)" or "global_topk(ratio=0.01)", or
+    such an object; a `gradwire.Stages` (warm-up, ramps); or a policy by parameter name, {"*.bias": None,
+    "embed.*": "int8", "*": "int4"}. warmup_steps: first steps that go dense (top-k needs them). dense_1d,
+    min_numel: parameters with one dimension, or fewer elements, are never coded; by default True and 1024
+    beside one codec for all, False and 0 beside a policy. error_feedback: what the codec loses is kept per
+    parameter and added to the next step's gradient. residual: how it is kept, "fp32", "bf16" or "int8" (4, 2
+    or 1.03 bytes an element). process_group: DDP's, for sparse gradients. named_parameters:
     `ddp.named_parameters()`, needed for state_dict and for a policy."""
 
     def __init__(
@@ -81,7 +82,7 @@ class HookState:
         self.trace: HookTrace | None = None
         coded = {name: p for name, p in names.items() if self.rules.may_code(p)}
         self.residuals = Residuals(residual, coded) if error_feedback and self.rules.lossy else None
-        self._checkpoint = Checkpoint(self.residuals, bool(names), self.rules.low_rank)
+        self._checkpoint = Checkpoint(self.residuals, bool(names), self.rules.reducers)
         self._plans: dict[object, BucketPlan] = {}
         self._reaper = Reaper()
         self._error: Exception | None = None
@@ -153,7 +154,7 @@ class HookState:
                 # PowerSGD's second collective follows from the first one's result. Were it issued when that
                 # is done, beside a backward thread that issues other buckets', the order would differ from
                 # rank to rank; so then all of them are issued by the reaper, bucket by bucket.
-                if self.rules.low_rank:
+                if self.rules.reducers:
                     pending.submit = submit
                 else:
                     submit()
@@ -176,8 +177,11 @@ class HookState:
         if pack is not None:
             pending.works.append(self._all_reduce(pack, None, None))
         for s in plan.sections:
+            if isinstance(s.codec, GlobalTopK):
+                continue
             residual = None if loan is None else loan.flat[s.begin : s.end]
             pending.works.append(self._all_reduce(flat[s.begin : s.end], s.codec, residual))
+        plan.global_topk(flat, loan, self.comm, self.timeout)
         plan.low_rank(flat, loan, self.comm, timeout=self.timeout, algorithm=self.algorithm)
 
     def _all_reduce(self, x: torch.Tensor, codec: Codec | None, residual: torch.Tensor | None) -> Any:
