@@ -83,40 +83,56 @@ struct Lossless {
     return kHead + n + low_bytes(h.low(), n) + packed_bytes(n, h.width()) + h.escapes;
   }
 
-  // The cheapest width for exponents that far below the largest, and how many escapes it needs.
-  static GW_INLINE void choose_width(const uint8_t* below, size_t n, Head& h, size_t& cost) {
-    uint32_t width = 8;
-    cost = n;
-    h.escapes = 0;
-    for (uint32_t w = 0; w < 8; ++w) {
-      const uint32_t escape = w == 0 ? 1 : (1u << w) - 1;
-      uint8_t column[64] = {};  // at most kRoom / 64 each
-      for (size_t i = 0; i < n; i += 64)
-        for (size_t j = 0; j < 64; ++j)
-          column[j] = static_cast<uint8_t>(column[j] + (below[i + j] >= escape));
-      uint32_t escapes = 0;
-      for (size_t j = 0; j < 64; ++j) escapes += column[j];
-      const size_t c = packed_bytes(n, w) + escapes;
-      if (c < cost && (w > 0 || escapes == 0)) {
-        cost = c;
-        width = w;
-        h.escapes = escapes;
-      }
-      if (escapes == 0) break;
-    }
-    h.form = width;
+  // How many of n codes are at least `least`; the codes up to the next multiple of 64 are 0, and least is
+  // not.
+  static GW_INLINE uint32_t count_at_least(const uint8_t* codes, size_t n, uint8_t least) {
+    typedef uint8_t Bytes __attribute__((vector_size(64), aligned(1), may_alias));
+    typedef uint64_t Words __attribute__((vector_size(64)));
+    Bytes column = {};
+    for (size_t i = 0; i < n; i += 64) column -= (*reinterpret_cast<const Bytes*>(codes + i) >= least);
+    const auto words = __builtin_bit_cast(Words, column);  // bytes of at most kRoom / 64
+    uint64_t sum = 0;
+    for (int i = 0; i < 8; ++i) sum += words[i];
+    sum = (sum & 0x00ff00ff00ff00ffu) + ((sum >> 8) & 0x00ff00ff00ff00ffu);
+    return static_cast<uint32_t>((sum * 0x0001000100010001u) >> 48);
   }
 
-  // fn(j) for each j < n with codes[j] >= least, ascending. codes has room for 8 more.
+  // The cheapest width for exponents that far below the largest, and how many escapes it needs: the first
+  // that needs none, or one that is narrower.
+  static GW_INLINE void choose_width(const uint8_t* below, size_t n, Head& h) {
+    uint8_t deepest = 0;
+    for (size_t j = 0; j < n; ++j) deepest = max_of(deepest, below[j]);
+    uint32_t width = deepest == 0 ? 0 : deepest >= 127 ? 8 : 1;
+    while (width > 0 && width < 8 && deepest >= (1u << width) - 1) ++width;
+    h.form = width;
+    h.escapes = 0;
+    size_t cost = packed_bytes(n, width);
+    while (width > 1) {
+      --width;
+      const uint32_t escapes = count_at_least(below, n, static_cast<uint8_t>((1u << width) - 1));
+      if (escapes >= cost) return;  // and a narrower width has more of them
+      const size_t c = packed_bytes(n, width) + escapes;
+      if (c > cost) continue;
+      cost = c;
+      h.form = width;
+      h.escapes = escapes;
+    }
+  }
+
+  // fn(j) for each j < n with codes[j] >= least, ascending. codes has room for 64 more.
   template <class Fn>
-  static GW_INLINE void for_each_at_least(const uint8_t* codes, size_t n, uint32_t least, Fn fn) {
+  static GW_INLINE void for_each_at_least(const uint8_t* codes, size_t n, uint8_t least, Fn fn) {
     uint8_t hit[kRoom];
     for (size_t j = 0; j < n; ++j) hit[j] = codes[j] >= least;
-    for (size_t j = n; j < n + 8; ++j) hit[j] = 0;
-    for (size_t j = 0; j < n; j += 8) {
-      uint64_t eight;
-      for (__builtin_memcpy(&eight, hit + j, 8); eight; eight &= eight - 1)
-        fn(j + static_cast<size_t>(__builtin_ctzll(eight)) / 8);
+    for (size_t j = n; j < min_of(n + 64, kRoom); ++j) hit[j] = 0;
+    for (size_t j = 0; j < n; j += 64) {
+      uint64_t ones = 0;  // one bit for each byte, which is 0 or 1
+      for (size_t part = 0; part < 8; ++part) {
+        uint64_t eight;
+        __builtin_memcpy(&eight, hit + j + 8 * part, 8);
+        ones |= ((eight * 0x0102040810204080u) >> 56) << (8 * part);
+      }
+      for (; ones; ones &= ones - 1) fn(j + static_cast<size_t>(__builtin_ctzll(ones)));
     }
   }
 
@@ -142,8 +158,7 @@ struct Lossless {
     }
     for (size_t j = n; j < min_of(n + 64, kRoom); ++j) below[j] = 0;
     Head h{0, largest, 0};
-    size_t cost;
-    choose_width(below, n, h, cost);
+    choose_width(below, n, h);
     const uint32_t unused = static_cast<uint32_t>(__builtin_ctz(any | 0x10000u));
     const uint32_t width = h.form, low = unused >= 8 ? 16 - unused : uint32_t{kAllLow};
     h.form |= low << 4;
@@ -158,11 +173,11 @@ struct Lossless {
     out = put_low(x, n, low, out + kHead + n);
     std::byte* escapes = out + packed_bytes(n, width);
     if (h.escapes) {
-      const uint32_t escape = (1u << width) - 1;
+      const auto escape = static_cast<uint8_t>((1u << width) - 1);
       size_t k = 0;
       for_each_at_least(below, n, escape,
                         [&](size_t j) { escapes[k++] = static_cast<std::byte>(largest - below[j]); });
-      for (size_t j = 0; j < n; ++j) below[j] = min_of(below[j], static_cast<uint8_t>(escape));
+      for (size_t j = 0; j < n; ++j) below[j] = min_of(below[j], escape);
     }
     put_packed(below, n, width, out);
     return escapes + h.escapes;
@@ -235,13 +250,13 @@ struct Lossless {
     const auto* upper = reinterpret_cast<const uint8_t*>(in);
     const std::byte* low_at = in + n;
     const std::byte* codes_at = low_at + low_bytes(h.low(), n);
-    uint8_t codes[kRoom], exponent[kRoom];
+    uint8_t codes[kRoom] = {}, exponent[kRoom];
     const std::byte* escapes = get_packed(codes_at, n, h.width(), codes);
     for (size_t j = 0; j < n; ++j) exponent[j] = static_cast<uint8_t>(h.largest - codes[j]);
     if (h.escapes) {
       // a payload may hold more escape codes than escapes: those keep the exponent that their code stands for
       size_t k = 0;
-      for_each_at_least(codes, n, (1u << h.width()) - 1, [&](size_t j) {
+      for_each_at_least(codes, n, static_cast<uint8_t>((1u << h.width()) - 1), [&](size_t j) {
         if (k < h.escapes) exponent[j] = static_cast<uint8_t>(escapes[k++]);
       });
     }

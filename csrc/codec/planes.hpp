@@ -30,42 +30,87 @@ GW_INLINE std::byte* put_plane(uint8_t* codes, size_t n, std::byte* out) {
   for (size_t j = 0; j < n; ++j) codes[j] = static_cast<uint8_t>(codes[j] >> P);
   return out + h;
 }
-// The reverse: adds a plane's bits to codes, at bit `shift`. `codes` has room for 8 more, which it spoils.
-template <int P>
-GW_INLINE const std::byte* get_plane(const std::byte* in, size_t n, uint32_t shift, uint8_t* codes) {
+// The reverse: the plane's bits come to lie at bit Shift of the codes, which are set (Shift = 0) or added to.
+// `codes` has room for 8 more, which it spoils.
+template <int P, int Shift>
+GW_INLINE const std::byte* get_plane(const std::byte* in, size_t n, uint8_t* codes) {
   const size_t h = plane_bytes<P>(n);
   const auto* from = reinterpret_cast<const uint8_t*>(in);
   constexpr uint32_t kMask = (1u << P) - 1;
   for (int part = 0; part < 8 / P; ++part) {
     uint8_t* to = codes + part * h;
     GW_IVDEP
-    for (size_t j = 0; j < h; ++j)
-      to[j] = static_cast<uint8_t>(to[j] | (((from[j] >> (P * part)) & kMask) << shift));
+    for (size_t j = 0; j < h; ++j) {
+      const auto bits = static_cast<uint8_t>(((from[j] >> (P * part)) & kMask) << Shift);
+      to[j] = Shift == 0 ? bits : static_cast<uint8_t>(to[j] | bits);
+    }
   }
   return in + h;
 }
 
-// Codes below 2^w; they are used up.
-GW_INLINE std::byte* put_packed(uint8_t* codes, size_t n, uint32_t w, std::byte* out) {
-  if (w == 8) {
-    __builtin_memcpy(out, codes, n);
-    return out + n;
-  }
-  if (w & 4) out = put_plane<4>(codes, n, out);
-  if (w & 2) out = put_plane<2>(codes, n, out);
-  if (w & 1) out = put_plane<1>(codes, n, out);
+// Codes of W bits; they are used up.
+template <int W>
+GW_INLINE std::byte* put_width(uint8_t* codes, size_t n, std::byte* out) {
+  if constexpr (W & 4) out = put_plane<4>(codes, n, out);
+  if constexpr (W & 2) out = put_plane<2>(codes, n, out);
+  if constexpr (W & 1) out = put_plane<1>(codes, n, out);
   return out;
 }
-GW_INLINE const std::byte* get_packed(const std::byte* in, size_t n, uint32_t w, uint8_t* codes) {
-  if (w == 8) {
-    __builtin_memcpy(codes, in, n);
-    return in + n;
-  }
-  __builtin_memset(codes, 0, n + 8);
-  if (w & 4) in = get_plane<4>(in, n, 0, codes);
-  if (w & 2) in = get_plane<2>(in, n, w & 4, codes);
-  if (w & 1) in = get_plane<1>(in, n, w & 6, codes);
+template <int W>
+GW_INLINE const std::byte* get_width(const std::byte* in, size_t n, uint8_t* codes) {
+  if constexpr (W & 4) in = get_plane<4, 0>(in, n, codes);
+  if constexpr (W & 2) in = get_plane<2, W & 4>(in, n, codes);
+  if constexpr (W & 1) in = get_plane<1, W & 6>(in, n, codes);
   return in;
+}
+
+// w = 0 to 8. Constant shifts, or the compiler would widen the bytes to shift them.
+GW_INLINE std::byte* put_packed(uint8_t* codes, size_t n, uint32_t w, std::byte* out) {
+  switch (w) {
+    case 0:
+      return out;
+    case 1:
+      return put_width<1>(codes, n, out);
+    case 2:
+      return put_width<2>(codes, n, out);
+    case 3:
+      return put_width<3>(codes, n, out);
+    case 4:
+      return put_width<4>(codes, n, out);
+    case 5:
+      return put_width<5>(codes, n, out);
+    case 6:
+      return put_width<6>(codes, n, out);
+    case 7:
+      return put_width<7>(codes, n, out);
+    default:
+      __builtin_memcpy(out, codes, n);
+      return out + n;
+  }
+}
+GW_INLINE const std::byte* get_packed(const std::byte* in, size_t n, uint32_t w, uint8_t* codes) {
+  switch (w) {
+    case 0:
+      __builtin_memset(codes, 0, n);
+      return in;
+    case 1:
+      return get_width<1>(in, n, codes);
+    case 2:
+      return get_width<2>(in, n, codes);
+    case 3:
+      return get_width<3>(in, n, codes);
+    case 4:
+      return get_width<4>(in, n, codes);
+    case 5:
+      return get_width<5>(in, n, codes);
+    case 6:
+      return get_width<6>(in, n, codes);
+    case 7:
+      return get_width<7>(in, n, codes);
+    default:
+      __builtin_memcpy(codes, in, n);
+      return in + n;
+  }
 }
 
 }  // namespace gw::GW_ISA
