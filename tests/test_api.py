@@ -205,7 +205,7 @@ def test_parameters_in_the_name_and_as_keywords_mean_the_same() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "int5", "int4(", "int4(64)", "int4(blok=64)", "int4(block=x)", "int4(block=7)", "topk(ratio=2)"],
+    ["", "int9", "int4(", "int4(64)", "int4(blok=64)", "int4(block=x)", "int4(block=7)", "topk(ratio=2)"],
 )
 def test_a_codec_that_is_not_one_is_refused(name: str) -> None:
     with pytest.raises(gradwire.ArgumentError):

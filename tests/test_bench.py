@@ -246,7 +246,7 @@ def test_codec_parameters_do_not_end_a_list() -> None:
         (["bench"], "WHAT"),
         (["bench", "all_reduce", "--sizes", "1q"], "not a size"),
         (["bench", "all_reduce", "--sizes", "2", "-d", "fp32"], "holds no float32"),
-        (["bench", "all_reduce", "--codec", "int5"], "int5"),
+        (["bench", "all_reduce", "--codec", "int9"], "int9"),
         (["bench", "all_reduce", "--codec", "int8", "--op", "max"], "sums and averages"),
         (["bench", "all_reduce", "--codec", "int8", "-d", "int32"], "works on floats"),
         (["bench", "all_reduce", "--algorithm", "square"], "not one of auto, "),

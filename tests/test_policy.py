@@ -28,7 +28,7 @@ def test_case_matters_and_patterns_that_decide_nothing_are_named() -> None:
 
 
 def test_a_misspelt_codec_is_found_before_the_first_step() -> None:
-    for choice in ("int5", "powersgd(rank=0)", 7, Stages({0: None, 9: "nope"})):
+    for choice in ("int9", "powersgd(rank=0)", 7, Stages({0: None, 9: "nope"})):
         with pytest.raises(ArgumentError):
             Policy({"*": choice})
 

@@ -28,6 +28,20 @@ GOLDEN_CODECS: dict[str, dict[str, Any]] = {
     "int8_block32": {"block": 32},
     "int4": {},
     "int4_block128": {"block": 128},
+    "int6": {},
+    "int6_lloyd": {"levels": "lloyd-max"},
+    "int5": {},
+    "int5_lloyd": {"levels": "lloyd-max"},
+    "int4_lloyd": {"block": 128, "levels": "lloyd-max"},
+    "int4_stochastic": {"rounding": "stochastic", "seed": 7},
+    "int3": {},
+    "int3_lloyd": {"levels": "lloyd-max"},
+    "int2": {},
+    "int2_lloyd": {"levels": "lloyd-max"},
+    "sign": {},
+    "rotated4": {"seed": 1},
+    "rotated4_unbiased": {"scale": "unbiased", "seed": 65535},
+    "rice4": {},
     "topk": {},
     "topk_fp32": {"values": "fp32"},
     "topk_int8": {"ratio": 0.05, "values": "int8"},
@@ -44,6 +58,7 @@ GOLDEN_CODECS: dict[str, dict[str, Any]] = {
     "nvfp4": {},
     "lossless": {},
 }
+STEPS = {"int4_stochastic": 5, "rotated4": 5, "rotated4_unbiased": 5}
 
 
 def codec_name(golden: str) -> str:
@@ -66,7 +81,9 @@ def golden_input() -> npt.NDArray[np.float32]:
 
 
 def golden_frame(name: str) -> npt.NDArray[np.uint8]:
-    return _native.encode(golden_input(), Codec(codec_name(name), **GOLDEN_CODECS[name]))
+    parameters = GOLDEN_CODECS[name]
+    step = STEPS.get(name, 0)
+    return _native.encode(golden_input(), Codec(codec_name(name), **parameters), step=step)
 
 
 @pytest.mark.parametrize("name", GOLDEN_CODECS)

@@ -12,6 +12,7 @@
 #include "codec/codec.hpp"
 #include "codec/isa.hpp"
 #include "codec/kernels.hpp"
+#include "codec/parallel.hpp"
 #include "codec/registry.hpp"
 #include "codec/topk_exact.hpp"
 #include "codec/wire.hpp"
@@ -56,11 +57,32 @@ void check_count(const char* what, size_t expected, size_t got) {
                   std::to_string(got));
 }
 
+// The step of a seeded codec, and how many threads a large fp32 array may use.
+struct Call {
+  uint64_t step = 0;
+  int threads = 1;
+};
+
+// Only codecs of fixed size are cut, and of them only those with small blocks: the others hold indices that may be refused,
+// and then the output must be as it was.
+int threads_for(const Codec& codec, int threads) {
+  return codec.fixed_size() && codec.block() <= 1024 ? threads : 1;
+}
+
 // payload = codec(x + residual); residual, if any, becomes the loss. Returns the payload's bytes.
-size_t encode_view(const Codec& codec, const View& x, uint64_t step, float* residual, std::byte* payload) {
-  if (x.dtype == DType::f32)
-    return codec.encode(static_cast<const float*>(x.data), residual, {.count = x.count, .step = step},
-                        payload, residual);
+size_t encode_view(const Codec& codec, const View& x, Call call, float* residual, std::byte* payload) {
+  const uint64_t step = call.step;
+  const auto* values = static_cast<const float*>(x.data);
+  if (x.dtype == DType::f32 && !codec.fixed_size())
+    return codec.encode(values, residual, {.count = x.count, .step = step}, payload, residual);
+  if (x.dtype == DType::f32) {
+    in_parallel(x.count, codec.block(), threads_for(codec, call.threads), [&](size_t at, size_t n) {
+      float* r = residual ? residual + at : nullptr;
+      codec.encode(values + at, r, {.count = n, .first = at, .step = step}, payload + codec.encoded_bytes(at),
+                   r);
+    });
+    return codec.encoded_bytes(x.count);
+  }
   std::vector<float> scratch(std::min(kPiece, x.count));
   size_t bytes = 0;
   for_pieces(x.count, [&](size_t at, size_t n) {
@@ -75,8 +97,23 @@ size_t encode_view(const Codec& codec, const View& x, uint64_t step, float* resi
 // A payload on its way into arrays; refuses one that is not used up.
 class Reader {
  public:
-  Reader(const Codec& codec, const std::byte* payload, size_t bytes, uint64_t step)
-      : codec_(codec), payload_(payload), bytes_(bytes), step_(step) {}
+  Reader(const Codec& codec, const std::byte* payload, size_t bytes, Call call)
+      : codec_(codec), payload_(payload), bytes_(bytes), step_(call.step), threads_(call.threads) {}
+  // All of it.
+  void decode_all(size_t count, float* out, bool add) {
+    if (!codec_.fixed_size()) {
+      add ? decode_add(0, count, out) : decode(0, count, out);
+      return finish();
+    }
+    used_ = codec_.encoded_bytes(count);
+    finish();
+    in_parallel(count, codec_.block(), threads_for(codec_, threads_), [&](size_t at, size_t n) {
+      const std::byte* from = payload_ + codec_.encoded_bytes(at);
+      const Piece piece{.count = n, .first = at, .step = step_};
+      const size_t bytes = codec_.encoded_bytes(n);
+      add ? codec_.decode_add(from, bytes, piece, out + at) : codec_.decode(from, bytes, piece, out + at);
+    });
+  }
   void decode(size_t first, size_t count, float* out) {
     used_ +=
         codec_.decode(payload_ + used_, bytes_ - used_, {.count = count, .first = first, .step = step_}, out);
@@ -96,14 +133,12 @@ class Reader {
   const std::byte* payload_;
   const size_t bytes_;
   const uint64_t step_;
+  const int threads_;
   size_t used_ = 0;
 };
 
 void decode_view(Reader payload, const View& out) {
-  if (out.dtype == DType::f32) {
-    payload.decode(0, out.count, static_cast<float*>(out.data));
-    return payload.finish();
-  }
+  if (out.dtype == DType::f32) return payload.decode_all(out.count, static_cast<float*>(out.data), false);
   std::vector<float> scratch(std::min(kPiece, out.count));
   for_pieces(out.count, [&](size_t at, size_t n) {
     payload.decode(at, n, scratch.data());
@@ -113,10 +148,7 @@ void decode_view(Reader payload, const View& out) {
 }
 
 void decode_add_view(Reader payload, const View& acc) {
-  if (acc.dtype == DType::f32) {
-    payload.decode_add(0, acc.count, static_cast<float*>(acc.data));
-    return payload.finish();
-  }
+  if (acc.dtype == DType::f32) return payload.decode_all(acc.count, static_cast<float*>(acc.data), true);
   // the addition happens in the wider of the two types and rounds once
   std::vector<float> scratch(std::min(kPiece, acc.count));
   for_pieces(acc.count, [&](size_t at, size_t n) {
@@ -146,7 +178,7 @@ py::object prefix(py::object out, size_t room, size_t bytes) {
   return bytes == room ? out : out[py::slice(0, static_cast<py::ssize_t>(bytes), 1)];
 }
 
-py::object encode(py::handle array, const Codec& codec, py::handle residual, py::object out, uint64_t step) {
+py::object encode(py::handle array, const Codec& codec, py::handle residual, py::object out, Call call) {
   const View x = view_of(array, false);
   if (!raw(codec)) check_float(x, "x");
   float* loss = nullptr;
@@ -168,14 +200,14 @@ py::object encode(py::handle array, const Codec& codec, py::handle residual, py:
   h.params = codec.wire_params();
   h.dtype = static_cast<uint8_t>(x.dtype);
   h.count = h.total = x.count;
-  h.seq = step;
+  h.seq = call.step;
   auto* to = static_cast<std::byte*>(frame.data);
   {
     py::gil_scoped_release released;
     if (raw(codec) && !loss) {
       if (payload) std::memcpy(to + kHeaderBytes, x.data, payload);
     } else {
-      payload = encode_view(codec, x, step, loss, to + kHeaderBytes);
+      payload = encode_view(codec, x, call, loss, to + kHeaderBytes);
     }
     h.payload_bytes = payload;
     write_header(h, to);
@@ -195,8 +227,8 @@ Frame parse(py::handle array) {
   return {h, bytes + kHeaderBytes, static_cast<DType>(h.dtype)};
 }
 
-Reader reader(const Frame& f, const Codec& codec) {
-  return {codec, f.payload, f.header.payload_bytes, f.header.seq};
+Reader reader(const Frame& f, const Codec& codec, int threads) {
+  return {codec, f.payload, f.header.payload_bytes, {f.header.seq, threads}};
 }
 
 // Raw frames of another float type than the array's: widened to fp32, then rounded.
@@ -206,14 +238,14 @@ void check_convertible(const Frame& f, const View& v) {
                   std::string(name(v.dtype)) + "; pass an array of the frame's dtype");
 }
 
-void decode(py::handle array, py::handle out_array) {
+void decode(py::handle array, py::handle out_array, int threads) {
   const Frame f = parse(array);
   const View out = view_of(out_array, true);
   check_count("out", f.header.count, out.count);
   check_convertible(f, out);
   py::gil_scoped_release released;
   if (f.header.codec != kRawCodec) {
-    decode_view(reader(f, *codec_from_wire(f.header.codec, f.header.params)), out);
+    decode_view(reader(f, *codec_from_wire(f.header.codec, f.header.params), threads), out);
   } else if (f.dtype == out.dtype) {
     if (out.count) std::memcpy(out.data, f.payload, out.bytes());
   } else {
@@ -225,14 +257,14 @@ void decode(py::handle array, py::handle out_array) {
   }
 }
 
-void decode_add(py::handle array, py::handle acc_array) {
+void decode_add(py::handle array, py::handle acc_array, int threads) {
   const Frame f = parse(array);
   const View acc = view_of(acc_array, true);
   check_count("acc", f.header.count, acc.count);
   check_convertible(f, acc);
   py::gil_scoped_release released;
   if (f.header.codec != kRawCodec) {
-    decode_add_view(reader(f, *codec_from_wire(f.header.codec, f.header.params)), acc);
+    decode_add_view(reader(f, *codec_from_wire(f.header.codec, f.header.params), threads), acc);
   } else if (f.dtype == acc.dtype) {
     const void* sources[] = {acc.data, f.payload};
     kernels().fold(acc.dtype, ReduceOp::sum, sources, 2, 1.0, acc.data, nullptr, acc.count);
@@ -244,22 +276,22 @@ void decode_add(py::handle array, py::handle acc_array) {
 
 // ---- bare kernels ----------------------------------------------------------------------------------------------------
 
-size_t quantize(py::handle array, const Codec& codec, py::handle payload, uint64_t step) {
+size_t quantize(py::handle array, const Codec& codec, py::handle payload, Call call) {
   const View x = view_of(array, false);
   check_float(x, "x");
   const View to = bytes_of(payload, "payload", true);
   check_count("payload", codec.encoded_bytes(x.count), to.count);
   py::gil_scoped_release released;
-  return encode_view(codec, x, step, nullptr, static_cast<std::byte*>(to.data));
+  return encode_view(codec, x, call, nullptr, static_cast<std::byte*>(to.data));
 }
 
-void dequantize(py::handle payload, const Codec& codec, py::handle array, uint64_t step) {
+void dequantize(py::handle payload, const Codec& codec, py::handle array, Call call) {
   const View from = bytes_of(payload, "payload", false);
   const View out = view_of(array, true);
   check_float(out, "out");
   if (codec.fixed_size()) check_count("payload", codec.encoded_bytes(out.count), from.count);
   py::gil_scoped_release released;
-  decode_view({codec, static_cast<const std::byte*>(from.data), from.count, step}, out);
+  decode_view({codec, static_cast<const std::byte*>(from.data), from.count, call}, out);
 }
 
 void topk(py::handle array, size_t k, py::handle values, py::handle indices) {
@@ -304,8 +336,13 @@ void register_codec(py::module_& m) {
       .def("__repr__", &Codec::description);
   m.def("codec_names", &codec_names);
   m.attr("HEADER_BYTES") = kHeaderBytes;
-  m.def("encode", &encode, py::arg("x"), py::arg("codec"), py::arg("residual") = py::none(),
-        py::arg("out") = py::none(), py::arg("step") = 0);
+  m.def(
+      "encode",
+      [](py::handle x, const Codec& codec, py::handle residual, py::object out, uint64_t step, int threads) {
+        return encode(x, codec, residual, std::move(out), {step, threads});
+      },
+      py::arg("x"), py::arg("codec"), py::arg("residual") = py::none(), py::arg("out") = py::none(),
+      py::arg("step") = 0, py::arg("threads") = 1);
   m.def(
       "frame_bytes",
       [](py::handle x, const Codec& codec) { return kHeaderBytes + payload_bytes(codec, view_of(x, false)); },
@@ -322,10 +359,20 @@ void register_codec(py::module_& m) {
         return info;
       },
       py::arg("frame"));
-  m.def("decode", &decode, py::arg("frame"), py::arg("out"));
-  m.def("decode_add", &decode_add, py::arg("frame"), py::arg("acc"));
-  m.def("quantize", &quantize, py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0);
-  m.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0);
+  m.def("decode", &decode, py::arg("frame"), py::arg("out"), py::arg("threads") = 1);
+  m.def("decode_add", &decode_add, py::arg("frame"), py::arg("acc"), py::arg("threads") = 1);
+  m.def(
+      "quantize",
+      [](py::handle x, const Codec& codec, py::handle payload, uint64_t step, int threads) {
+        return quantize(x, codec, payload, {step, threads});
+      },
+      py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0, py::arg("threads") = 1);
+  m.def(
+      "dequantize",
+      [](py::handle payload, const Codec& codec, py::handle out, uint64_t step, int threads) {
+        dequantize(payload, codec, out, {step, threads});
+      },
+      py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0, py::arg("threads") = 1);
   m.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"));
 
   m.def("isa", [] { return std::string(isa_table().kernels.isa); });

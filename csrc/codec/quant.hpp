@@ -1,113 +1,248 @@
-// Signed-max block quantisation, the common part of int8 and int4. A block of values shares one bf16 scale d, chosen
-// so that the value m of largest magnitude (ties prefer the negative one) lands on the code -2^(b-1), the one that a
-// symmetric quantiser wastes:
+// Block quantisation, the common part of int8, int6, int5, int4, int3 and int2. The values of a block share one bf16
+// scale d (scale.hpp) and become codes of b bits (slices.hpp); a code stands for a level, a whole number of -128 to 127,
+// and the decoded value is level * d: exact, so that decode_add and the loss round once.
 //
-//   d = m / -2^(b-1), rounded to nearest even in bf16;  q = clamp(nearest(x / d), -2^(b-1), 2^(b-1) - 1);  x' = q d
-//
-// |m / d| lies within 2^(b-1) (1 -+ 2^-8), so m itself gets the code -2^(b-1). (Rounding d away from zero instead costs
-// 1.2 % more error at int8, block 32, as every step is too wide: 0.543 % against 0.537 % on 2^20 values of N(0,1).)
-// q d has at most 8 + 8 significant bits: it is exact in fp32, so decode_add and the loss round once, with or without
-// fused multiply-add. The block statistic is an integer maximum, which gives the same answer in every order.
-//
-// Special blocks: a NaN or Inf inside makes d NaN and so the whole decoded block NaN, with loss 0. |d| below the
-// smallest normal fp32 becomes 0: the block decodes to zeros and the loss keeps all of x. d is held below the value
-// at which 2^(b-1) d would overflow, so blocks of finite values decode to finite values.
-//
-// Error bound of a finite block: |x - x'| <= max|x| (2^(1-b) + 2^-8), reached by values opposite to m that are held to
-// the code 2^(b-1) - 1; all others stay within |d| / 2 or within 2^-8 max|x|. Never more than |x|: a contraction.
-// In blocks with d = 0, |x| <= 2^(b-127).
+// levels = "signed-max": even steps. The value of largest magnitude is met by the code -2^(b-1);
+//   q = clamp(nearest(x / d), -2^(b-1), 2^(b-1) - 1).
+//   |x - x'| <= max|x| (2^(1-b) + 2^-8), reached by values opposite to the largest that are held to 2^(b-1) - 1; all
+//   others stay within |d| / 2 or within 2^-8 max|x|. Never more than |x|: a contraction, element by element.
+// levels = "lloyd-max": x / d is rounded to a fine code of 8 bits, and that to the nearest of the levels in levels.hpp.
+//   |x - x'| <= max|x| (1 - t/128 + 2^-7 + 2^-8) with t the highest level, to which values opposite to the largest are
+//   held; half the widest gap is less. Never more than |x|, as 0 is a level. int3 and int2 then fit the scale (below): they
+//   are contractions of blocks, |x - x'|_2 <= |x|_2 (1 + 2^-7), and |x'|_2 <= |x|_2 (1 + 2^-7).
+// rounding = "stochastic" (signed-max levels only): q = floor(x / d + u), u uniform in [0, 1) (random.hpp). The scale is
+//   max|x| / (2^(b-1) - 1), rounded up, so that nothing is clamped and x' is an unbiased estimate of x:
+//   |E[x'] - x| <= 2^-14 |d| (u has 24 bits, x / d at most 2^7 and so an error of 2^-16; the sum as much again).
+//   |x - x'| <= |d| (1 + 2^-14), and 2^-8 |x| more next to the largest fp32, where d is held. Costs about twice the squared error of rounding to nearest.
+// In blocks with d = 0, |x| <= 2^-119.
 #pragma once
 #include <string>
 
-#include "codec/codec_entry.hpp"
+#include "codec/levels.hpp"
+#include "codec/lookup.hpp"
+#include "codec/random.hpp"
+#include "codec/scale.hpp"
+#include "codec/slices.hpp"
 
 namespace gw::GW_ISA {
 
-struct Scale {
-  uint16_t bits;  // bf16, as sent
-  float d;
-  float inverse;  // 0 where d is 0 or NaN
+enum QuantFlags : uint32_t { kLloydMax = 1, kStochastic = 2 };
+
+// Even steps.
+template <int Bits_, bool Stochastic_>
+struct SignedMax {
+  static constexpr int kBits = Bits_;
+  static constexpr bool kStochastic = Stochastic_, kFitted = false;
+  static constexpr int kScaleBits = Bits_;
+  static constexpr int kBound = 1 << (Bits_ - 1);
+
+  template <int B>
+  static GW_INLINE void code(const int8_t* q, uint8_t* codes) {
+    for (int j = 0; j < B; ++j)
+      codes[j] = static_cast<uint8_t>(q[j]);  // upper bits are dropped by all who read it
+  }
+  template <int B>
+  static GW_INLINE void levels(const uint8_t* codes, int8_t* out) {
+    constexpr int kSign = 1 << (Bits_ - 1);
+    for (int j = 0; j < B; ++j) out[j] = static_cast<int8_t>(((codes[j] & (2 * kSign - 1)) ^ kSign) - kSign);
+  }
 };
-inline constexpr uint16_t kNanScale = 0x7fc0;
 
-// Ordered by magnitude, then sign; 0xff000000 and up: not finite.
-GW_INLINE uint32_t statistic(float x) {
-  const uint32_t u = bits_of(x);
-  return (u << 1) | (u >> 31);
-}
+// The levels of levels.hpp.
+template <int Bits_>
+struct Lloyd {
+  static constexpr int kBits = Bits_;
+  static constexpr bool kStochastic = false, kFitted = Bits_ == 3;
+  static constexpr int kScaleBits = 8;
 
-template <int Bits>
-GW_INLINE Scale scale_of(uint32_t stat) {
-  if (stat >= 0xff000000u) return {kNanScale, float_of(uint32_t{kNanScale} << 16), 0.0f};
-  const float m = float_of((stat >> 1) | (stat << 31));
-  const uint32_t exact = bits_of(m * (-1.0f / (1 << (Bits - 1))));
-  if ((exact & 0x7fffffffu) < 0x00800000u) return {0, 0.0f, 0.0f};
-  constexpr uint32_t kLargest = 0x7f7f0000u - (uint32_t{Bits - 1} << 23);
-  const uint32_t nearest = ((exact & 0x7fffffffu) + 0x7fffu + ((exact >> 16) & 1u)) & 0xffff0000u;
-  const uint32_t bits = (exact & 0x80000000u) | min_of(nearest, kLargest);
-  return {static_cast<uint16_t>(bits >> 16), float_of(bits), 1.0f / float_of(bits)};
-}
+  template <int B>
+  static GW_INLINE void code(const int8_t* q, uint8_t* codes) {
+    nearest_level<Bits_, B>(q, codes);
+  }
+  template <int B>
+  static GW_INLINE void levels(const uint8_t* codes, int8_t* out) {
+    lookup<1 << Bits_, B>(LloydMax<Bits_>::kLevels, codes, out);
+  }
+};
 
-// The code as a float. Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds to nearest
-// even; |x / d| <= 2^(b-1) (1 + 2^-7) keeps it in range.
-template <int Bits>
-GW_INLINE float code_of(float x, float inverse) {
-  constexpr float kMagic = 12582912.0f;
-  constexpr float kTop = 1 << (Bits - 1);
-  const float q = (x * inverse + kMagic) - kMagic;
-  return max_of(-kTop, min_of(kTop - 1, q));
-}
+// Two bits leave no level to spare for the largest value or for zero: the four Lloyd-Max levels of N(0, 1), -+0.4528 and
+// -+1.5104 standard deviations, which meet at 0.9816.
+template <>
+struct Lloyd<2> {
+  static constexpr int kBits = 2;
+  static constexpr bool kStochastic = false, kFitted = true;
+  static constexpr int kScaleBits = 8;
+  alignas(64) static constexpr int8_t kLevels[16] = {-100, -30, 30, 100};
 
-GW_INLINE float scale_from(const std::byte* block) { return float_of(uint32_t{get_u16(block)} << 16); }
+  template <int B>
+  static GW_INLINE void code(const int8_t* q, uint8_t* codes) {
+    int32_t squares = 0;
+    for (int j = 0; j < B; ++j) squares += q[j] * q[j];
+    // B t^2 = 0.9816^2 squares; 64-bit integers, so that no rounding mode or order matters
+    const int64_t scaled = static_cast<int64_t>(squares) * 63147 / (65536 * B);
+    int32_t t = 0;
+    for (int step = 128; step > 0; step /= 2)
+      if (static_cast<int64_t>(t + step) * (t + step) <= scaled) t += step;
+    for (int j = 0; j < B; ++j) {
+      const int above = q[j] > t, below = q[j] >= -t, positive = q[j] >= 0;
+      codes[j] = static_cast<uint8_t>(above + below + positive);
+    }
+  }
+  template <int B>
+  static GW_INLINE void levels(const uint8_t* codes, int8_t* out) {
+    lookup16<B>(kLevels, codes, out);
+  }
+};
 
-// The codes of a block of B elements: int8 in order; int4 with element j in the low and element j + B/2 in the high
-// half of byte j, so that neither direction shuffles. A short block sends a prefix of the bytes.
 template <int Bits, int B>
-struct Block {
-  static constexpr int kCodeBytes = B * Bits / 8;
-  static constexpr int kBytes = 2 + kCodeBytes;
+GW_INLINE void round_to_codes(const float* x, float inverse, int8_t* q) {
+  for (int j = 0; j < B; ++j) q[j] = static_cast<int8_t>(code_of<Bits>(x[j], inverse));
+}
 
-  static GW_INLINE void encode(const float* x, std::byte* out, float* loss) {
-    uint32_t stat = 0;
-    for (int j = 0; j < B; ++j) stat = max_of(stat, statistic(x[j]));
-    const Scale s = scale_of<Bits>(stat);
-    put_u16(out, s.bits);
-    auto* codes = reinterpret_cast<uint8_t*>(out + 2);
-    if (s.bits == kNanScale) {
-      __builtin_memset(codes, 0, kCodeBytes);
-      if (loss) __builtin_memset(loss, 0, B * sizeof(float));
-      return;
+// bf16 bits of the scale <a, b> / <b, c> d: with a = q, b = c = level the one that fits best. The sums are whole numbers,
+// so that their order does not matter. 0 where it would be negative or the block is all zeros.
+template <int B>
+GW_INLINE uint16_t fitted_scale(const int8_t* a, const int8_t* b, const int8_t* c, float d) {
+  // through 16 bits: every CPU multiplies and adds pairs of those at once
+  int16_t wide_a[B], wide_b[B], wide_c[B];
+  for (int j = 0; j < B; ++j) wide_a[j] = a[j];
+  for (int j = 0; j < B; ++j) wide_b[j] = b[j];
+  for (int j = 0; j < B; ++j) wide_c[j] = c[j];
+  int32_t over = 0, under = 0;
+  for (int j = 0; j < B; ++j) over += wide_a[j] * wide_b[j];
+  for (int j = 0; j < B; ++j) under += wide_b[j] * wide_c[j];
+  if (over <= 0 || under <= 0) return 0;
+  const float fit = static_cast<float>(over) / static_cast<float>(under);
+  return static_cast<uint16_t>(rounded_scale<7>(bits_of(fit * d)) >> 16);
+}
+
+template <class Grid, int B>
+struct QuantBlocks {
+  using Packed = Slices<Grid::kBits, B>;
+  static constexpr int kBytes = 2 + Packed::kBytes;
+
+  // Up to kGroup blocks; `first` is the place of x[0]. Step by step over the whole group: what one step writes in small
+  // pieces the next reads in large ones, which would wait if it came at once.
+  // Not inlined: the compiler's time, not the machine's, and once a group is nothing.
+  static __attribute__((noinline)) void encode(const float* x, int blocks, const Key& key, uint64_t first,
+                                               std::byte* out, float* loss) {
+    Scales s;
+    alignas(64) int8_t q[kGroup * B], level[kGroup * B];
+    alignas(64) uint8_t codes[kGroup * B];
+    statistics<B>(x, blocks, s);
+    if constexpr (Grid::kStochastic)
+      make_even_scales<Grid::kBits>(blocks, s);
+    else
+      make_scales<Grid::kScaleBits>(blocks, s);
+    for (int g = 0; g < blocks; ++g) {
+      if constexpr (Grid::kStochastic)
+        round_at_random<Grid::kBits>(x + g * B, s.inverse[g], key.at(first + static_cast<uint64_t>(g) * B),
+                                     q + g * B);
+      else
+        round_to_codes<Grid::kScaleBits, B>(x + g * B, s.inverse[g], q + g * B);
     }
-    // through int32: loops of one step each vectorise best
-    int32_t q[B];
-    for (int j = 0; j < B; ++j) q[j] = static_cast<int32_t>(code_of<Bits>(x[j], s.inverse));
-    if constexpr (Bits == 8) {
-      for (int j = 0; j < B; ++j) codes[j] = static_cast<uint8_t>(q[j]);
-    } else {
-      for (int j = 0; j < B / 2; ++j) codes[j] = static_cast<uint8_t>((q[j] & 15) | (q[j + B / 2] << 4));
+    for (int g = 0; g < blocks; ++g) Grid::template code<B>(q + g * B, codes + g * B);
+    if (loss || Grid::kFitted)
+      for (int g = 0; g < blocks; ++g) Grid::template levels<B>(codes + g * B, level + g * B);
+    for (int g = 0; g < blocks; ++g, out += kBytes) {
+      auto* packed = reinterpret_cast<uint8_t*>(out + 2);
+      uint16_t bits = s.bits[g];
+      if (bits == kNanScale) {
+        put_u16(out, bits);
+        __builtin_memset(packed, 0, Packed::kBytes);
+        if (loss) __builtin_memset(loss + g * B, 0, B * sizeof(float));
+        continue;
+      }
+      if constexpr (Grid::kFitted) bits = fitted_scale<B>(q + g * B, level + g * B, level + g * B, s.d[g]);
+      put_u16(out, bits);
+      Packed::pack(codes + g * B, packed);
+      if (!loss) continue;
+      const float d = float_of(uint32_t{bits} << 16);
+      GW_IVDEP
+      for (int j = g * B; j < (g + 1) * B; ++j) loss[j] = x[j] - static_cast<float>(level[j]) * d;
     }
-    if (!loss) return;
-    GW_IVDEP
-    for (int j = 0; j < B; ++j) loss[j] = x[j] - static_cast<float>(q[j]) * s.d;
   }
 
   template <bool Add>
-  static GW_INLINE void decode(const std::byte* in, float* out) {
-    const float d = scale_from(in);
-    const auto* codes = reinterpret_cast<const int8_t*>(in + 2);
-    const auto put = [&](int j, int32_t q) {
-      const float v = static_cast<float>(q) * d;
-      out[j] = Add ? out[j] + v : v;
-    };
-    if constexpr (Bits == 8) {
-      GW_IVDEP
-      for (int j = 0; j < B; ++j) put(j, codes[j]);
-    } else {
-      GW_IVDEP
-      for (int j = 0; j < B / 2; ++j)
-        put(j, static_cast<int32_t>(static_cast<uint32_t>(codes[j]) << 28) >> 28);
-      GW_IVDEP
-      for (int j = 0; j < B / 2; ++j) put(j + B / 2, codes[j] >> 4);
+  static __attribute__((noinline)) void decode(const std::byte* in, size_t blocks, float* out) {
+    constexpr size_t kTogether = 512 / B;
+    alignas(64) int8_t level[512];
+    alignas(64) uint8_t codes[512];
+    for (size_t n = 0; blocks > 0; blocks -= n) {
+      n = min_of(blocks, kTogether);
+      for (size_t g = 0; g < n; ++g) {
+        fetch_ahead<B>(out + g * B);
+        Packed::unpack(reinterpret_cast<const uint8_t*>(in + g * kBytes + 2), codes + g * B);
+      }
+      for (size_t g = 0; g < n; ++g) Grid::template levels<B>(codes + g * B, level + g * B);
+      for (size_t g = 0; g < n; ++g, in += kBytes, out += B) {
+        const float d = scale_from(in);
+        GW_IVDEP
+        for (int j = 0; j < B; ++j) {
+          const float v = static_cast<float>(level[g * B + static_cast<size_t>(j)]) * d;
+          out[j] = Add ? out[j] + v : v;
+        }
+      }
+    }
+  }
+
+  // Any number of elements: whole blocks, then a short one as if zeros followed.
+  static void encode_all(const float* x, const Piece& p, const Key& key, std::byte* out, float* loss) {
+    const size_t whole = p.count / B, rest = p.count % B;
+    for (size_t i = 0; i < whole; i += kGroup)
+      encode(x + i * B, static_cast<int>(min_of(whole - i, size_t{kGroup})), key, p.first + i * B,
+             out + i * kBytes, loss ? loss + i * B : nullptr);
+    if (rest == 0) return;
+    alignas(64) float padded[B] = {}, padded_loss[B];
+    std::byte bytes[kBytes];
+    __builtin_memcpy(padded, x + whole * B, rest * sizeof(float));
+    encode(padded, 1, key, p.first + whole * B, bytes, padded_loss);
+    out += whole * kBytes;
+    __builtin_memcpy(out, bytes, 2);
+    Packed::shorten(reinterpret_cast<const uint8_t*>(bytes + 2), rest, reinterpret_cast<uint8_t*>(out + 2));
+    if (loss) __builtin_memcpy(loss + whole * B, padded_loss, rest * sizeof(float));
+  }
+
+  template <bool Add>
+  static void decode_all(const std::byte* in, size_t count, float* out) {
+    const size_t whole = count / B, rest = count % B;
+    decode<Add>(in, whole, out);
+    if (rest == 0) return;
+    alignas(64) float padded[B] = {};
+    std::byte bytes[kBytes] = {};
+    if (Add) __builtin_memcpy(padded, out + whole * B, rest * sizeof(float));
+    in += whole * kBytes;
+    __builtin_memcpy(bytes, in, 2);
+    Packed::widen_short(reinterpret_cast<const uint8_t*>(in + 2), rest,
+                        reinterpret_cast<uint8_t*>(bytes + 2));
+    decode<Add>(bytes, 1, padded);
+    __builtin_memcpy(out + whole * B, padded, rest * sizeof(float));
+  }
+
+ private:
+  // max|x| / (2^(b-1) - 1), rounded up to bf16: no code lies outside.
+  template <int Bits>
+  static GW_INLINE void make_even_scales(int blocks, Scales& s) {
+    for (int g = 0; g < blocks; ++g) {
+      const uint32_t lost = all_ones_if(s.stat[g] >= 0xff000000u);
+      const float largest = float_of((s.stat[g] >> 1) & ~lost);
+      constexpr int kTop = (1 << (Bits - 1)) - 1;
+      const uint32_t exact = bits_of(largest / kTop);
+      const uint32_t up = min_of((exact + 0xffffu) & 0xffff0000u, 0x7f7f0000u - (uint32_t{Bits - 1} << 23));
+      const uint32_t bits = up & all_ones_if(exact >= 0x00800000u);
+      s.bits[g] = static_cast<uint16_t>(pick(lost, kNanScale, bits >> 16));
+      s.d[g] = float_of(bits);
+      s.inverse[g] = float_of(bits_of(1.0f / float_of(pick(all_ones_if(bits == 0), 0x3f800000u, bits))) &
+                              all_ones_if(bits != 0));
+    }
+  }
+  template <int Bits>
+  static GW_INLINE void round_at_random(const float* x, float inverse, const Draws& draws, int8_t* q) {
+    constexpr int32_t kTop = (1 << (Bits - 1)) - 1;
+    for (int j = 0; j < B; ++j) {
+      // floor(v + u) = nearest(v + (u - 1/2))
+      const float shift = static_cast<float>(static_cast<int32_t>(draws(j)) >> 8) * 0x1p-24f;
+      q[j] = static_cast<int8_t>(max_of(-kTop, min_of(kTop, nearest_int(x[j] * inverse + shift))));
     }
   }
 };
@@ -115,78 +250,75 @@ struct Block {
 template <int Bits>
 struct BlockQuantizer {
   static constexpr bool kLossy = true;
-  static constexpr const char* kParameters = "block";
+  static constexpr const char* kParameters = "block, levels, rounding, seed";
 
   static CodecShape checked_shape(const CodecParams& p, const char* name, int standard) {
-    const int block = p.block == 0 ? standard : p.block;
-    if (block != 32 && block != 64 && block != 128)
-      fail_argument(std::string("codec ") + name + ": block must be 32, 64 or 128, got " +
-                    std::to_string(block));
-    return {.block = static_cast<uint32_t>(block)};
+    const auto fail = [name](const std::string& what) {
+      fail_argument(std::string("codec ") + name + ": " + what);
+    };
+    CodecShape s{.block = static_cast<uint32_t>(p.block == 0 ? standard : p.block)};
+    if (!valid_block(s.block)) fail("block must be 32, 64 or 128, got " + std::to_string(p.block));
+    if (p.levels == "lloyd-max")
+      s.values |= kLloydMax;
+    else if (!p.levels.empty() && p.levels != "signed-max")
+      fail("levels must be signed-max or lloyd-max, got \"" + p.levels + "\"");
+    if (p.rounding == "stochastic")
+      s.values |= kStochastic;
+    else if (!p.rounding.empty() && p.rounding != "nearest")
+      fail("rounding must be nearest or stochastic, got \"" + p.rounding + "\"");
+    if (s.values == (kLloydMax | kStochastic))
+      fail("stochastic rounding needs levels=signed-max, whose steps are even");
+    if (Bits == 8 && s.values == kLloydMax) fail("lloyd-max levels are for 6 bits and fewer");
+    if (p.seed != 0 && s.values != kStochastic) fail("a seed is for rounding=stochastic");
+    s.seed = static_cast<uint32_t>(p.seed);
+    return s;
   }
-  static uint32_t pack(const CodecShape& s) { return s.block; }
+  static uint32_t pack(const CodecShape& s) { return s.block | s.values << 8 | s.seed << 16; }
   static bool unpack(uint32_t wire, CodecShape& s) {
-    s.block = wire;
-    return wire == 32 || wire == 64 || wire == 128;
+    s = {.block = wire & 0xffu, .values = wire >> 8 & 0xffu, .seed = wire >> 16};
+    return valid_block(s.block) && s.values <= kStochastic && (s.seed == 0 || s.values == kStochastic) &&
+           (Bits < 8 || s.values != kLloydMax);
   }
-  static std::string arguments(const CodecShape& s) { return "block=" + std::to_string(s.block); }
+  static std::string arguments(const CodecShape& s) {
+    std::string text = "block=" + std::to_string(s.block);
+    if (s.values == kLloydMax) text += ", levels=lloyd-max";
+    if (s.values == kStochastic) text += ", rounding=stochastic, seed=" + std::to_string(s.seed);
+    return text;
+  }
 
-  // A short last block is encoded as if zeros followed; of its codes only the bytes that hold values are sent.
-  static size_t short_codes(size_t block, size_t count) { return min_of(count, block * Bits / 8); }
   static size_t encoded_bytes(const CodecShape& s, size_t count) {
     const size_t rest = count % s.block;
-    return count / s.block * (2 + s.block * Bits / 8) + (rest ? 2 + short_codes(s.block, rest) : 0);
+    return count / s.block * (2 + s.block * Bits / 8) + (rest ? 2 + sliced_bytes(Bits, s.block, rest) : 0);
   }
 
-  static void encode(const CodecShape& s, const float* x, size_t count, std::byte* out, float* loss) {
-    if (s.block == 32) return encode_blocks<32>(x, count, out, loss);
-    if (s.block == 64) return encode_blocks<64>(x, count, out, loss);
-    encode_blocks<128>(x, count, out, loss);
+  static void encode(const CodecShape& s, const float* x, const Piece& p, std::byte* out, float* loss) {
+    const Key key(s.seed, p.step, p.stream);
+    const auto run = [&](auto blocks) { blocks.encode_all(x, p, key, out, loss); };
+    if (s.values == kStochastic) return with_size<SignedMax<Bits, true>>(s, run);
+    with_levels(s, run);
   }
-  static void decode(const CodecShape& s, const std::byte* in, size_t count, float* out) {
-    decode_any<false>(s, in, count, out);
+  static void decode(const CodecShape& s, const std::byte* in, const Piece& p, float* out) {
+    with_levels(s, [&](auto blocks) { blocks.template decode_all<false>(in, p.count, out); });
   }
-  static void decode_add(const CodecShape& s, const std::byte* in, size_t count, float* acc) {
-    decode_any<true>(s, in, count, acc);
+  static void decode_add(const CodecShape& s, const std::byte* in, const Piece& p, float* acc) {
+    with_levels(s, [&](auto blocks) { blocks.template decode_all<true>(in, p.count, acc); });
   }
 
  private:
-  template <bool Add>
-  static void decode_any(const CodecShape& s, const std::byte* in, size_t count, float* out) {
-    if (s.block == 32) return decode_blocks<32, Add>(in, count, out);
-    if (s.block == 64) return decode_blocks<64, Add>(in, count, out);
-    decode_blocks<128, Add>(in, count, out);
-  }
+  static bool valid_block(uint32_t block) { return block == 32 || block == 64 || block == 128; }
 
-  template <int B>
-  static void encode_blocks(const float* x, size_t count, std::byte* out, float* loss) {
-    using Whole = Block<Bits, B>;
-    const size_t whole = count / B, rest = count % B;
-    if (loss)
-      for (size_t i = 0; i < whole; ++i) Whole::encode(x + i * B, out + i * Whole::kBytes, loss + i * B);
-    else
-      for (size_t i = 0; i < whole; ++i) Whole::encode(x + i * B, out + i * Whole::kBytes, nullptr);
-    if (rest == 0) return;
-    float padded[B] = {}, padded_loss[B];
-    std::byte bytes[Whole::kBytes];
-    __builtin_memcpy(padded, x + whole * B, rest * sizeof(float));
-    Whole::encode(padded, bytes, padded_loss);
-    __builtin_memcpy(out + whole * Whole::kBytes, bytes, 2 + short_codes(B, rest));
-    if (loss) __builtin_memcpy(loss + whole * B, padded_loss, rest * sizeof(float));
+  // Calls f with the QuantBlocks of a shape. How values were rounded is nothing that a decoder has to know.
+  template <class F>
+  static void with_levels(const CodecShape& s, F f) {
+    if constexpr (Bits < 8)
+      if (s.values == kLloydMax) return with_size<Lloyd<Bits>>(s, f);
+    with_size<SignedMax<Bits, false>>(s, f);
   }
-
-  template <int B, bool Add>
-  static void decode_blocks(const std::byte* in, size_t count, float* out) {
-    using Whole = Block<Bits, B>;
-    const size_t whole = count / B, rest = count % B;
-    for (size_t i = 0; i < whole; ++i) Whole::template decode<Add>(in + i * Whole::kBytes, out + i * B);
-    if (rest == 0) return;
-    float padded[B] = {};
-    std::byte bytes[Whole::kBytes] = {};
-    if (Add) __builtin_memcpy(padded, out + whole * B, rest * sizeof(float));
-    __builtin_memcpy(bytes, in + whole * Whole::kBytes, 2 + short_codes(B, rest));
-    Whole::template decode<Add>(bytes, padded);
-    __builtin_memcpy(out + whole * B, padded, rest * sizeof(float));
+  template <class Grid, class F>
+  static void with_size(const CodecShape& s, F f) {
+    if (s.block == 32) return f(QuantBlocks<Grid, 32>{});
+    if (s.block == 64) return f(QuantBlocks<Grid, 64>{});
+    f(QuantBlocks<Grid, 128>{});
   }
 };
 

@@ -40,6 +40,15 @@ GW_INLINE T max_of(T a, T b) {
   return a > b ? a : b;
 }
 
+// Asks for the memory that a decoder will write soon: a line that is written comes into the cache first, and waiting for
+// that is half of the time of decoding a large array. N floats, kAhead bytes from `out`; may lie outside of the array.
+template <int N>
+GW_INLINE void fetch_ahead(const float* out) {
+  constexpr uintptr_t kAhead = 2048;
+  for (int j = 0; j < N; j += 16)
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(out + j) + kAhead), 1);
+}
+
 GW_INLINE void put_u16(std::byte* p, uint16_t v) { reinterpret_cast<Any<uint16_t>*>(p)->value = v; }
 GW_INLINE uint16_t get_u16(const std::byte* p) { return reinterpret_cast<const Any<uint16_t>*>(p)->value; }
 

@@ -92,12 +92,13 @@ def as_codec(choice: Codec | str | None) -> Codec | None:
     raise ArgumentError(f"codec must be a name, a gradwire.Codec or None, got {type(choice).__name__}")
 
 
-def encode(x: Any, codec: Codec | str, residual: Any | None = None, step: int = 0) -> Any:
+def encode(x: Any, codec: Codec | str, residual: Any | None = None, step: int = 0, threads: int = 1) -> Any:
     """Encode an array into one frame: a 64-byte header and the payload (see csrc/codec/WIRE_FORMAT.md).
 
     x: float array of any shape. residual: fp32, as many elements as x; it is added to x before encoding and
     overwritten with what the encoding lost (error feedback). step: for codecs with a seed, so that every step
-    draws other numbers; it travels in the header.
+    draws other numbers; it travels in the header. threads: for fp32 arrays of 1 MiB and more, at most so
+    many; the bytes do not depend on it.
     Returns uint8[64 + codec.encoded_bytes(x.size)] (identity: 64 + the bytes of x; fewer from a codec without
     a fixed size), a torch tensor if x is one, else a NumPy array. Raises ArgumentError if x is not contiguous
     or not floating point.
@@ -113,15 +114,15 @@ def encode(x: Any, codec: Codec | str, residual: Any | None = None, step: int = 
     # identity keeps the array's own bytes, every other codec starts from fp32
     payload = chosen.encoded_bytes(arrays.count_and_dtype(x)[0]) if chosen.id else arrays.nbytes(x)
     frame = arrays.empty(x, _native.HEADER_BYTES + payload, "uint8")
-    return _native.encode(x, chosen, residual, frame, step)
+    return _native.encode(x, chosen, residual, frame, step, threads)
 
 
-def decode(frame: Any, out: Any | None = None) -> Any:
+def decode(frame: Any, out: Any | None = None, threads: int = 1) -> Any:
     """Decode a frame made by `encode`, here or on another machine.
 
     frame: uint8 array or bytes. out: float array of the frame's count, any float dtype; made if None: 1-D, of
-    the frame's kind of array, in the dtype that was encoded (bfloat16 without torch: float32). Raises
-    FrameError if the bytes are not a frame.
+    the frame's kind of array, in the dtype that was encoded (bfloat16 without torch: float32). threads: as in
+    encode. Raises FrameError if the bytes are not a frame.
 
     >>> import gradwire, numpy as np
     >>> gradwire.decode(gradwire.encode(np.float16([1, 2, -4]), "bf16"))
@@ -130,20 +131,20 @@ def decode(frame: Any, out: Any | None = None) -> Any:
     if out is None:
         info = _native.frame_info(frame)
         out = arrays.empty(frame, info["count"], info["dtype"])
-    _native.decode(frame, out)
+    _native.decode(frame, out, threads)
     return out
 
 
-def decode_add(frame: Any, acc: Any) -> Any:
+def decode_add(frame: Any, acc: Any, threads: int = 1) -> Any:
     """Add a frame's values to `acc` in place, without a temporary array. Returns acc.
 
-    acc: float array of the frame's count. Raises FrameError if the bytes are not a frame, ArgumentError if
-    acc does not fit.
+    acc: float array of the frame's count. threads: as in encode. Raises FrameError if the bytes are not a
+    frame, ArgumentError if acc does not fit.
 
     >>> import gradwire, numpy as np
     >>> acc = np.ones(3, np.float32)
     >>> gradwire.decode_add(gradwire.encode(np.float32([1, 2, 3]), "identity"), acc)
     array([2., 3., 4.], dtype=float32)
     """
-    _native.decode_add(frame, acc)
+    _native.decode_add(frame, acc, threads)
     return acc

@@ -28,7 +28,7 @@ class GradwireError(Exception):
 
     >>> import gradwire
     >>> try:
-    ...     gradwire.codec("int5")
+    ...     gradwire.codec("int9")
     ... except gradwire.GradwireError as error:
     ...     print(type(error).__name__, error.rank)
     ArgumentError None

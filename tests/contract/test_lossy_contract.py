@@ -22,6 +22,10 @@ CODECS = [
     "int8",
     "int4",
     "int4(block=64)",
+    "int3(levels=lloyd-max)",
+    "int6(rounding=stochastic,seed=1)",
+    "rotated4(seed=5)",
+    "rice4",
     "topk(ratio=0.05,values=fp32)",
     "topk(ratio=0.25)",
 ]
