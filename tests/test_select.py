@@ -105,17 +105,27 @@ def test_small_messages_take_one_round_and_large_ones_the_fewest_bytes() -> None
 def test_lossy_questions_never_take_what_encodes_more_than_twice(size: int, raw_bytes: int) -> None:
     winner, candidates, table = choose(size, raw_bytes, lossy=True, wire_ratio=0.25, gamma=1e-10)
     assert winner in ("direct", "one_shot")
-    for name in ("ring", "double_tree"):
+    for name in ("ring", "double_tree", "halving_doubling"):
         assert not candidates[name].valid
         assert candidates[name].reason == (
             f"re-encodes {candidates[name].lossy_encodes - 1} times: error grows; ask for it by name"
         )
-    assert [c.valid for c in candidates.values()] == [True, True, False, False]
-    assert "not taken: re-encodes" in table
+    assert not candidates["recursive_doubling"].valid
+    assert {name for name, c in candidates.items() if c.valid} == {"one_shot", "direct"}
+    assert "not taken: re-encodes" in table and "not taken: makes no use of the codec" in table
 
 
 def test_two_ranks_encode_at_most_twice_whatever_the_algorithm() -> None:
-    assert all(c.valid for c in choose(2, MIB, lossy=True)[1].values())
+    candidates = choose(2, MIB, lossy=True)[1].values()
+    assert all(c.valid for c in candidates if c.lossy_encodes)
+    assert max(c.lossy_encodes for c in candidates) == 2
+
+
+def test_16_bit_sums_are_not_rounded_more_than_twice() -> None:
+    candidates = choose(8, MIB, rounding=True)[1]
+    assert {name for name, c in candidates.items() if c.valid} >= {"direct", "one_shot"}
+    assert all(c.valid == (c.nested_sums <= 2) for c in candidates.values())
+    assert candidates["ring"].reason == "rounds 16-bit sums 7 times: error grows; ask for it by name"
 
 
 def test_candidates_are_sorted_by_price_and_ties_by_the_list() -> None:

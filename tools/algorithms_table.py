@@ -32,8 +32,10 @@ HEAD = (
 
 
 def group(algorithm: str, collective: str, size: int) -> list[native.Schedule]:
+    """Two ranks a host, where that matters."""
     root = 0 if collective == "broadcast" else -1
-    return [native.make_schedule(algorithm, collective, rank, size, root) for rank in range(size)]
+    pairs = native.Topology(host=[rank // 2 for rank in range(size)])
+    return [native.make_schedule(algorithm, collective, rank, size, root, pairs) for rank in range(size)]
 
 
 def rounds(ranks: list[native.Schedule]) -> int:

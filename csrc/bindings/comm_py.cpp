@@ -177,6 +177,8 @@ void register_comm(py::module_& m) {
            [](const Communicator& c, size_t count, std::string_view dtype, const Codecs& codec) {
              return c.choose(Collective::all_reduce, count, dtype_named(dtype), codec).explain();
            })
+      .def_property_readonly("topology", &Communicator::topology)
+      .def("set_topology", &Communicator::set_topology)
       .def(
           "abort", [](Communicator& c, const std::string& reason) { c.engine().abort(reason); },
           py::call_guard<py::gil_scoped_release>())

@@ -1,5 +1,6 @@
 // Schedules as plain Python objects, the proof, the price and the choice. Lists are copies: to change a schedule,
 // take its lanes, edit them and assign them back.
+#include <pybind11/operators.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -60,10 +61,12 @@ Question question(const std::string& collective, int size, size_t raw_bytes, dou
 
 void register_step(py::module_& m) {
   py::class_<Step>(m, "Step")
-      .def(py::init([](const std::string& kind, int chunk, int round, std::vector<int> peers, bool complete) {
-             return Step{kind_named(kind), chunk, round, std::move(peers), complete};
+      .def(py::init([](const std::string& kind, int chunk, int round, std::vector<int> peers, bool complete,
+                       bool raw) {
+             return Step{kind_named(kind), chunk, round, std::move(peers), complete, raw};
            }),
-           py::arg("kind"), py::arg("chunk"), py::arg("round"), py::arg("peers"), py::arg("complete") = false)
+           py::arg("kind"), py::arg("chunk"), py::arg("round"), py::arg("peers"), py::arg("complete") = false,
+           py::arg("raw") = false)
       .def_property(
           "kind", [](const Step& s) { return name_of(s.kind); },
           [](Step& s, const std::string& kind) { s.kind = kind_named(kind); })
@@ -71,23 +74,48 @@ void register_step(py::module_& m) {
       .def_readwrite("round", &Step::round)
       .def_readwrite("peers", &Step::peers)
       .def_readwrite("complete", &Step::complete)
+      .def_readwrite("raw", &Step::raw)
       .def("__repr__", [](const Step& s) {
-        return py::str("Step({!r}, chunk={}, round={}, peers={}, complete={})")
-            .format(name_of(s.kind), s.chunk, s.round, s.peers, s.complete);
+        return py::str("Step({!r}, chunk={}, round={}, peers={}, complete={}, raw={})")
+            .format(name_of(s.kind), s.chunk, s.round, s.peers, s.complete, s.raw);
+      });
+}
+
+void register_topology(py::module_& m) {
+  py::class_<Topology>(m, "Topology")
+      .def(py::init([](std::vector<int> host, std::vector<int> order, std::vector<bool> slow) {
+             return Topology{std::move(host), std::move(order), std::move(slow)};
+           }),
+           py::arg("host") = std::vector<int>{}, py::arg("order") = std::vector<int>{},
+           py::arg("slow") = std::vector<bool>{})
+      .def_readonly("host", &Topology::host)
+      .def_readonly("order", &Topology::order)
+      .def_readonly("slow", &Topology::slow)
+      .def("check", &Topology::check)
+      .def(py::self == py::self)
+      .def("__repr__", [](const Topology& t) {
+        return py::str("Topology(host={}, order={}, slow={})").format(t.host, t.order, t.slow);
       });
 }
 
 void register_plan_types(py::module_& m) {
   py::class_<Schedule>(m, "Schedule")
       .def(py::init([](std::string algorithm, const std::string& collective, int rank, int size, int root,
-                       int chunks, Lanes lanes, int lossy_encodes) {
-             Schedule s{std::move(algorithm), collective_named(collective), rank, size, root, chunks, {},
-                        lossy_encodes};
+                       int chunks, Lanes lanes, int lossy_encodes, int nested_sums) {
+             Schedule s{std::move(algorithm),
+                        collective_named(collective),
+                        rank,
+                        size,
+                        root,
+                        chunks,
+                        {},
+                        lossy_encodes,
+                        nested_sums};
              set_lanes(s, std::move(lanes));
              return s;
            }),
            py::arg("algorithm"), py::arg("collective"), py::arg("rank"), py::arg("size"), py::arg("root"),
-           py::arg("chunks"), py::arg("lanes"), py::arg("lossy_encodes") = 0)
+           py::arg("chunks"), py::arg("lanes"), py::arg("lossy_encodes") = 0, py::arg("nested_sums") = 0)
       .def_readwrite("algorithm", &Schedule::algorithm)
       .def_property(
           "collective", [](const Schedule& s) { return std::string(name(s.collective)); },
@@ -97,13 +125,15 @@ void register_plan_types(py::module_& m) {
       .def_readwrite("root", &Schedule::root)
       .def_readwrite("chunks", &Schedule::chunks)
       .def_property("lanes", &lanes_of, &set_lanes)
-      .def_readwrite("lossy_encodes", &Schedule::lossy_encodes);
+      .def_readwrite("lossy_encodes", &Schedule::lossy_encodes)
+      .def_readwrite("nested_sums", &Schedule::nested_sums);
 
   py::class_<Candidate>(m, "Candidate")
       .def_readonly("algorithm", &Candidate::algorithm)
       .def_readonly("seconds", &Candidate::seconds)
       .def_readonly("rounds", &Candidate::rounds)
       .def_readonly("lossy_encodes", &Candidate::lossy_encodes)
+      .def_readonly("nested_sums", &Candidate::nested_sums)
       .def_readonly("valid", &Candidate::valid)
       .def_readonly("reason", &Candidate::reason);
 }
@@ -111,6 +141,7 @@ void register_plan_types(py::module_& m) {
 }  // namespace
 
 void register_schedule(py::module_& m) {
+  register_topology(m);
   register_step(m);
   register_plan_types(m);
 
@@ -133,24 +164,28 @@ void register_schedule(py::module_& m) {
       py::arg("algorithm"), py::arg("collective"), py::arg("size"));
   m.def(
       "make_schedule",
-      [](const std::string& algo, const std::string& collective, int rank, int size, int root) {
-        return make_schedule(algo, collective_named(collective), rank, size, root);
+      [](const std::string& algo, const std::string& collective, int rank, int size, int root,
+         const Topology& topology) {
+        return make_schedule(algo, {collective_named(collective), rank, size, root, topology});
       },
-      py::arg("algorithm"), py::arg("collective"), py::arg("rank"), py::arg("size"), py::arg("root") = -1);
+      py::arg("algorithm"), py::arg("collective"), py::arg("rank"), py::arg("size"), py::arg("root") = -1,
+      py::arg("topology") = Topology{});
   m.def("verify", &verify, py::arg("ranks"), py::arg("segments") = 1, py::arg("depth") = 1,
         py::arg("capacity") = 1, py::call_guard<py::gil_scoped_release>());
   m.def("sum_order", &sum_order, py::arg("ranks"), py::arg("chunk"));
   m.def(
       "select",
       [](const std::string& collective, int size, size_t raw_bytes, double wire_ratio, bool lossy,
-         double gamma, size_t segment_bytes, double alpha, double beta) {
-        const Choice c = select(
-            question(collective, size, raw_bytes, wire_ratio, lossy, gamma, segment_bytes, alpha, beta));
+         double gamma, size_t segment_bytes, double alpha, double beta, bool rounding) {
+        Question q =
+            question(collective, size, raw_bytes, wire_ratio, lossy, gamma, segment_bytes, alpha, beta);
+        q.rounding = rounding;
+        const Choice c = select(q);
         return py::make_tuple(c.algorithm, c.candidates, c.explain());
       },
       py::arg("collective"), py::arg("size"), py::arg("raw_bytes"), py::arg("wire_ratio") = 1.0,
       py::arg("lossy") = false, py::arg("gamma") = 0.0, py::arg("segment_bytes") = 131072,
-      py::arg("alpha") = 1e-6, py::arg("beta") = 1e-10);
+      py::arg("alpha") = 1e-6, py::arg("beta") = 1e-10, py::arg("rounding") = false);
   m.def(
       "estimate",
       [](const std::string& algo, const std::string& collective, int size, size_t raw_bytes,

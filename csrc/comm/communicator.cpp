@@ -26,6 +26,12 @@ Link slowest_link(const Transport& t) {
   return kInsideHost;
 }
 
+Topology found(const Transport& t) {
+  Topology topology;
+  for (int p = 0; p < t.size(); ++p) topology.host.push_back(t.host_number(p));
+  return topology;
+}
+
 }  // namespace
 
 size_t Communicator::KeyHash::operator()(const Key& k) const {
@@ -48,7 +54,17 @@ Communicator::Communicator(std::unique_ptr<Transport> transport, uint32_t epoch,
       config_(config),
       link_(slowest_link(*transport)),
       shares_memory_(peers_in_memory(*transport)),
+      topology_(found(*transport)),
+      topology_hash_(topology_.hash()),
       engine_(std::move(transport), epoch, config) {}
+
+void Communicator::set_topology(Topology topology) {
+  topology.check(size_);
+  std::lock_guard lock(plans_mutex_);
+  topology_ = std::move(topology);
+  topology_hash_ = topology_.hash();
+  plans_.clear();
+}
 
 Work Communicator::prepare(Collective collective, const View& in, const View& out,
                            const CallOptions& options) {
@@ -158,9 +174,10 @@ Choice Communicator::choose(Collective collective, size_t count, DType dtype, co
              .size = size_,
              .raw_bytes = raw,
              .segment_bytes = config_.segment_bytes,
-             .link = link_};
-  // 16-bit partial sums are rounded at every hop of a ring or tree; that is a loss like any other.
-  q.lossy = lossy || (is_float(dtype) && size_of(dtype) == 2);
+             .link = link_,
+             .topology = topology_};
+  q.lossy = lossy;
+  q.rounding = is_float(dtype) && size_of(dtype) == 2;
   if (lossy && raw)
     q.wire_ratio = static_cast<double>(codec->encoded_bytes(count * shares)) / static_cast<double>(raw);
   q.gamma_s_per_byte =
@@ -188,11 +205,12 @@ std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::str
     const Algorithm& a = algorithm(chosen);
     operation.algorithm = a.name;
     id = a.id;
-    schedule = make_schedule(a.name, operation.collective, rank_, size_, operation.peer);
+    schedule = make_schedule(a.name, {operation.collective, rank_, size_, operation.peer, topology_});
   }
   auto plan = make_plan(operation, schedule, id, epoch_,
                         {.segment_bytes = config_.segment_bytes,
                          .channel_bytes = config_.channel_bytes,
+                         .topology = id ? topology_hash_ : 0,
                          .shares_memory = shares_memory_});
   last_.reset();  // borrows a key
   if (plans_.size() >= kMostPlans) plans_.clear();

@@ -45,6 +45,9 @@ class Communicator {
   Choice choose(Collective collective, size_t count, DType dtype, const CodecPtr& codec) const;
   Engine& engine() { return engine_; }
   const Config& config() const { return config_; }
+  const Topology& topology() const { return topology_; }
+  // Every rank must set the same, before the first collective; throws Error(argument).
+  void set_topology(Topology topology);
 
  private:
   struct Prepared {
@@ -63,6 +66,8 @@ class Communicator {
   const Config config_;
   Link link_;
   const std::vector<uint8_t> shares_memory_;  // by peer
+  Topology topology_;
+  uint32_t topology_hash_ = 0;
   Engine engine_;
 
   struct Key {

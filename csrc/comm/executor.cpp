@@ -23,6 +23,7 @@ void Executor::begin(Transport& transport, Staging& staging, Trace& trace) {
   copy_tuners_ = staging.copy_tuners(static_cast<size_t>(p.size));
   if (p.scratch_elements) scratch_ = staging.scratch(p.scratch_elements);
   if (p.frame_store_bytes) frames_ = staging.frames(p.frame_store_bytes);
+  if (p.staged_bytes) partials_ = staging.partials(p.staged_bytes);
   if (p.copy_count)
     kernels().copy(static_cast<const std::byte*>(buffers_.in) + p.copy_in_offset * element,
                    static_cast<std::byte*>(buffers_.out) + p.copy_out_offset * element,
@@ -97,7 +98,10 @@ size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner* tuner) {
     return bytes;
   };
   const Codec* codec = plan_->operation.codec.get();
-  if (!codec) return copy(own_value(u), u.payload_bytes);
+  if (!codec || u.raw) {
+    if (u.settle) settle(u);
+    return copy(own_value(u), u.payload_bytes);
+  }
   const bool slotted = u.slot != kNoSlot;
   Payload frame{payload, 0};
   if (u.encode) {
@@ -132,7 +136,7 @@ Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   if (!got) return {};
   alignas(64) std::byte expected[kHeaderBytes];
   FrameHeader h = header(lane, u);
-  if (plan_->operation.codec && !plan_->operation.codec->fixed_size())
+  if (plan_->operation.codec && !u.raw && !plan_->operation.codec->fixed_size())
     h.payload_bytes = std::min<uint64_t>(read_header(got).payload_bytes, u.payload_bytes);
   write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
@@ -150,7 +154,7 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
   if (u.payload_bytes) {
     if (u.kind == StepKind::recv)
       store_received(u, spans_[0]);
-    else if (plan_->operation.codec)
+    else if (!folds_plainly(u))
       fold_coded(lane, u);
     else
       fold_raw(lane, u);
@@ -165,7 +169,7 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
 // Frees the unit's messages, or answers them. Returns their bytes.
 size_t Executor::release(const LanePlan& lane, const Unit& u) {
   size_t bytes = 0;
-  bool has_payload = !plan_->operation.codec;  // the first answer: fold_raw has written it
+  bool has_payload = folds_plainly(u);  // the first answer: fold_raw has written it
   for (uint32_t i = 0; i < u.peers; ++i) {
     Channel& channel = transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane);
     const size_t message = kHeaderBytes + spans_[i].bytes, most = kHeaderBytes + u.payload_bytes;
@@ -188,8 +192,9 @@ void Executor::write_answer(const LanePlan& lane, const Unit& u, std::byte* mess
   FrameHeader h = header(lane, u);
   ++h.round;
   if (u.payload_bytes && !has_payload) {
-    const Payload value =
-        plan_->operation.codec ? kept(u) : Payload{static_cast<std::byte*>(output(u)), u.payload_bytes};
+    const Payload value = plan_->operation.codec && !u.raw
+                              ? kept(u)
+                              : Payload{static_cast<std::byte*>(output(u)), u.payload_bytes};
     kernels().copy(value.data, message + kHeaderBytes, value.bytes);
     h.payload_bytes = value.bytes;
   }
@@ -197,7 +202,7 @@ void Executor::write_answer(const LanePlan& lane, const Unit& u, std::byte* mess
 }
 
 void Executor::store_received(const Unit& u, Payload payload) {
-  if (!plan_->operation.codec) {
+  if (!plan_->operation.codec || u.raw) {
     kernels().copy(payload.data, output(u), payload.bytes);
     return;
   }
@@ -225,77 +230,6 @@ void Executor::decode(const Unit& u, Payload payload, float* out, bool add) cons
                                       std::to_string(used) + " were needed");
 }
 
-// One pass over all sources in rank order, this rank at its own place.
-void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
-  int n = 0;
-  bool own_placed = false;
-  void* answer = nullptr;  // the first of those that are due
-  for (uint32_t i = 0; i < u.peers; ++i) {
-    if (!answer && in_place(lane, u, i))
-      answer =
-          transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).answer_slot() + kHeaderBytes;
-    if (!own_placed && lane.peers[u.first_peer + i] > plan_->rank) {
-      sources_[n++] = own_value(u);
-      own_placed = true;
-    }
-    sources_[n++] = spans_[i].data;
-  }
-  if (!own_placed) sources_[n++] = own_value(u);
-  const Operation& op = plan_->operation;
-  kernels().fold(op.dtype, op.op == ReduceOp::avg ? ReduceOp::sum : op.op, sources_, n,
-                 u.complete ? plan_->scale : 1.0, output(u), answer, u.count);
-}
-
-void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
-  const Codec& codec = *plan_->operation.codec;
-  const DType dtype = plan_->operation.dtype;
-  const Kernels& k = kernels();
-  float* loss = residual(u);
-  bool first = true;
-  const auto add_frame = [&](Payload frame) {
-    decode(u, frame, scratch_, !first);
-    first = false;
-  };
-  const auto add_own = [&] {
-    if (u.own_frame) return add_frame(kept(u));
-    (first ? k.load : k.load_add)(dtype, own_value(u), owed(u), scratch_, u.count);
-    first = false;
-  };
-  bool own_added = false;
-  for (uint32_t i = 0; i < u.peers; ++i) {
-    if (!own_added && lane.peers[u.first_peer + i] > plan_->rank) {
-      add_own();
-      own_added = true;
-    }
-    add_frame(spans_[i]);
-  }
-  if (!own_added) add_own();
-
-  const float scale = u.complete ? static_cast<float>(plan_->scale) : 1.0f;
-  if (u.encode) {
-    // The owner encodes once and takes what it encoded, so that all replicas hold the same bits.
-    if (scale != 1.0f) k.scale(scratch_, scale, u.count);
-    // what a lossless codec sends must be what the array can hold
-    if (!codec.lossy()) k.store(dtype, scratch_, 1.0f, output(u), u.count);
-    if (!codec.lossy()) k.load(dtype, output(u), nullptr, scratch_, u.count);
-    const size_t bytes =
-        codec.encode(scratch_, nullptr, piece(u, plan_->rank), frames_ + u.slot + kSlotHead, loss);
-    keep(u, bytes);
-    // The residual is counted in units of one rank's share: what is lost of an average weighs size times as much.
-    if (loss && scale != 1.0f) k.scale(loss, static_cast<float>(plan_->size), u.count);
-    adopt(u, kept(u));
-  } else {
-    if (loss && u.from_input && !u.own_frame)
-      std::fill_n(loss, u.count, 0.0f);  // paid out above, nothing lost
-    k.store(dtype, scratch_, scale, output(u), u.count);
-    // What a 16-bit array cannot hold of a partial sum waits in the residual until the sum is sent on.
-    if (loss && !u.complete && size_of(dtype) == 2) {
-      k.load(dtype, output(u), nullptr, loss, u.count);
-      for (size_t i = 0; i < u.count; ++i) loss[i] = scratch_[i] - loss[i];
-    }
-  }
-}
-
 // ---- small things ------------------------------------------------------------------------------------------------
 
 FrameHeader Executor::header(const LanePlan& lane, const Unit& u) const {
@@ -309,6 +243,10 @@ FrameHeader Executor::header(const LanePlan& lane, const Unit& u) const {
   const bool to_me = plan_->operation.collective == Collective::all_to_all && u.kind == StepKind::recv;
   h.chunk = to_me ? static_cast<uint16_t>(plan_->rank) : u.chunk;
   h.segment = u.segment;
+  if (u.raw) {
+    h.codec = kRawCodec;
+    h.params = 0;
+  }
   return h;
 }
 
@@ -354,7 +292,8 @@ const void* Executor::input(const Unit& u) const {
   return static_cast<const std::byte*>(buffers_.in) + u.in_offset * size_of(plan_->operation.dtype);
 }
 void* Executor::output(const Unit& u) const {
-  return static_cast<std::byte*>(buffers_.out) + u.out_offset * size_of(plan_->operation.dtype);
+  return (u.staged ? partials_ : static_cast<std::byte*>(buffers_.out)) +
+         u.out_offset * size_of(plan_->operation.dtype);
 }
 const float* Executor::owed(const Unit& u) const {
   return u.from_input || size_of(plan_->operation.dtype) == 2 ? residual(u) : nullptr;

@@ -42,6 +42,8 @@ class Executor {
   bool try_send(const LanePlan& lane, const Unit& unit);
   bool try_receive(const LanePlan& lane, const Unit& unit);
   size_t fill(const Unit& unit, std::byte* payload, CopyTuner* tuner);
+  void settle(const Unit& unit);
+  bool folds_plainly(const Unit& unit) const;
   void fold_raw(const LanePlan& lane, const Unit& unit);
   size_t release(const LanePlan& lane, const Unit& unit);
   void write_answer(const LanePlan& lane, const Unit& unit, std::byte* message, bool has_payload);
@@ -74,7 +76,7 @@ class Executor {
   Transport* transport_ = nullptr;
   Trace* trace_ = nullptr;
   float* scratch_ = nullptr;
-  std::byte* frames_ = nullptr;
+  std::byte *frames_ = nullptr, *partials_ = nullptr;
   Payload* spans_ = nullptr;  // payloads of the unit at hand, one per peer
   const void** sources_ = nullptr;
   CopyTuner* copy_tuners_ = nullptr;  // one per peer

@@ -21,6 +21,7 @@ struct Geometry {
   size_t segment_elements = 1;
   size_t total = 0;     // all chunks
   bool shares = false;  // chunk c is exactly rank c's share
+  bool raw = false;     // some messages do without the codec
 
   size_t begin(int chunk) const { return std::min(total, static_cast<size_t>(chunk) * chunk_elements); }
   size_t length(int chunk) const { return begin(chunk + 1) - begin(chunk); }
@@ -46,7 +47,10 @@ Geometry make_geometry(const Operation& op, const Schedule& schedule, const Plan
   constexpr size_t kPieces = 4, kSmallestPiece = 16 << 10, kScratchElements = 32 << 10;
   const size_t most = std::min(settings.segment_bytes, settings.channel_bytes / (p2p ? 32 : 8));
   size_t elements = most / element;
-  if (op.codec) elements = std::max(kScratchElements, align);
+  g.raw = op.codec && schedule.raw;
+  if (op.codec)
+    elements =
+        std::max(g.raw ? std::min(kScratchElements, elements / align * align) : kScratchElements, align);
   const size_t spread = std::max(g.chunk_elements / kPieces, kSmallestPiece / element);
   g.segment_elements = std::max(align, round_up(std::min(elements, spread), align));
   if (op.codec)  // dense "sparse" frames can be larger than the values: shrink until they fit
@@ -73,13 +77,14 @@ std::vector<StepRole> roles_of(const std::vector<Step>& steps, const Operation& 
   struct ChunkState {
     bool touched = false;     // a receive has written it: the value is in `out`
     bool frame_kept = false;  // the frame store holds the frame of the current value
+    bool sent_raw = false;    // peers got the current value as it is
   };
   std::map<int, ChunkState> chunks;
   std::vector<StepRole> roles;
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step& s = steps[i];
     ChunkState& c = chunks[s.chunk];
-    const auto complete_send = [](const Step& t) { return t.kind == StepKind::send && t.complete; };
+    const auto complete_send = [](const Step& t) { return t.kind == StepKind::send && t.complete && !t.raw; };
     StepRole role;
     Unit& u = role.prototype;
     u.kind = s.kind;
@@ -88,7 +93,16 @@ std::vector<StepRole> roles_of(const std::vector<Step>& steps, const Operation& 
     u.round = static_cast<uint16_t>(s.round);
     u.chunk = static_cast<uint16_t>(s.chunk);
     u.from_input = !c.touched;
-    if (s.kind == StepKind::send && op.codec) {
+    u.raw = op.codec && s.raw;
+    if (u.raw) {
+      u.settle = u.from_input && s.kind == StepKind::send && op.with_residual;
+      u.encode = s.kind == StepKind::recv_reduce && s.complete && later(steps, i, s.chunk, complete_send);
+      u.own_frame = s.kind == StepKind::recv_reduce && c.sent_raw;
+      role.needs_slot = u.encode;
+      c = {.touched = c.touched || u.settle || s.kind != StepKind::send,
+           .frame_kept = u.encode,
+           .sent_raw = s.kind == StepKind::send};
+    } else if (s.kind == StepKind::send && op.codec) {
       u.encode = !c.frame_kept;
       // A share that is sent to several peers, or that this rank will fold itself, is encoded once and kept.
       if (u.encode && (s.complete || later(steps, i, s.chunk, [](const Step& t) {
@@ -124,7 +138,8 @@ void place(Unit& u, const Operation& op, const Geometry& g, int rank) {
   u.first = op.collective == Collective::all_to_all ? begin : u.in_offset;
   if (op.collective == Collective::all_gather && u.chunk == rank) u.in_offset = begin;
   if (op.collective == Collective::reduce_scatter && u.chunk == rank) u.out_offset = begin;
-  u.payload_bytes = op.codec ? op.codec->encoded_bytes(u.count) : u.count * size_of(op.dtype);
+  u.staged = op.collective == Collective::reduce_scatter && u.chunk != rank;
+  u.payload_bytes = op.codec && !u.raw ? op.codec->encoded_bytes(u.count) : u.count * size_of(op.dtype);
 }
 
 // A share that goes to the rank that completes its chunk, and whose finished chunk comes straight back in the next
@@ -171,7 +186,7 @@ struct LaneBuilder {
 
   size_t slot(int chunk, const Unit& u) {
     const auto [it, fresh] = slots.try_emplace({chunk, u.segment}, store_bytes);
-    if (fresh) store_bytes += kSlotHead + round_up(u.payload_bytes, 64);
+    if (fresh) store_bytes += kSlotHead + round_up(op.codec->encoded_bytes(u.count), 64);
     return it->second;
   }
 
@@ -240,8 +255,9 @@ FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t ep
   // FNV-1a over what must agree but has no field of its own.
   const bool broadcast = op.collective == Collective::broadcast;
   uint32_t hash = 2166136261u;
-  for (size_t v : {g.segment_elements, settings.channel_bytes,
-                   static_cast<size_t>(broadcast ? op.peer + 1 : 0), static_cast<size_t>(op.tag)})
+  for (size_t v :
+       {g.segment_elements, settings.channel_bytes, static_cast<size_t>(broadcast ? op.peer + 1 : 0),
+        static_cast<size_t>(op.tag), static_cast<size_t>(settings.topology)})
     for (int byte = 0; byte < 8; ++byte)
       hash = (hash ^ static_cast<uint32_t>((v >> (8 * byte)) & 0xff)) * 16777619u;
   h.config = hash;
@@ -254,6 +270,7 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
                                       uint32_t epoch, const PlanSettings& settings) {
   const bool p2p = op.collective == Collective::send || op.collective == Collective::recv;
   const Geometry g = make_geometry(op, schedule, settings, p2p);
+  check_internal(!g.raw || op.in_place, "raw messages of a coded operation need an array to settle in");
   auto plan = std::make_shared<Plan>();
   plan->operation = op;
   plan->rank = schedule.rank;
@@ -262,8 +279,9 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
   plan->header = common_header(op, algorithm_id, epoch, settings, g);
 
   // As many segments in flight between two rounds as half a channel holds.
-  const size_t message = kHeaderBytes + (op.codec ? op.codec->encoded_bytes(g.segment_elements)
-                                                  : g.segment_elements * size_of(op.dtype));
+  const size_t message =
+      kHeaderBytes + std::max(op.codec ? op.codec->encoded_bytes(g.segment_elements) : 0,
+                              op.codec && !g.raw ? 0 : g.segment_elements * size_of(op.dtype));
   const size_t depth = std::clamp<size_t>(settings.channel_bytes / (2 * message), 1, 16);
   std::map<std::pair<int, size_t>, size_t> slots;
   for (size_t l = 0; l < schedule.lanes.size(); ++l) {
@@ -279,6 +297,8 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
     plan->lanes.push_back(std::move(lane));
   }
   if (op.codec) plan->scratch_elements = g.segment_elements;
+  for (const LanePlan& lane : plan->lanes)
+    if (std::ranges::any_of(lane.receives, &Unit::staged)) plan->staged_bytes = g.total * size_of(op.dtype);
   if (!op.in_place) {
     const size_t mine = static_cast<size_t>(schedule.rank) * op.count;
     const bool gather = op.collective == Collective::all_gather, alone = schedule.size == 1;

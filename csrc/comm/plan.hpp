@@ -25,8 +25,11 @@ struct Unit {
   bool encode =
       false;  // send: this rank makes the frame. recv_reduce: it owns the chunk and makes the final frame
   bool adopt = false;       // after encode, this rank's own value becomes what its peers will decode
-  bool own_frame = false;   // recv_reduce: this rank's share was already sent; use what the peers decoded
+  bool own_frame = false;   // recv_reduce: this rank's share was already sent; use what the peers got
   bool keep_frame = false;  // recv: a later send forwards the frame
+  bool raw = false;         // there is a codec, but this message does without it
+  bool settle = false;      // send: the residual is paid into this rank's own value first
+  bool staged = false;      // the output is a partial sum that has no place in `out`
   int step = 0;             // index into the lane's steps, for error messages
   uint32_t first_peer = 0, peers = 0;               // into LanePlan::peers
   size_t in_offset = 0, out_offset = 0, count = 0;  // elements
@@ -55,6 +58,7 @@ struct Plan {
   std::vector<std::pair<int, int>> send_channels;  // (peer, lane) of every channel that is sent on
   size_t frame_store_bytes = 0;
   size_t scratch_elements = 0;  // fp32
+  size_t staged_bytes = 0;      // for partial sums: reduce_scatter has an output for its own share only
   double scale = 1;             // applied by the rank that completes a chunk
   // Copied before the first step: this rank's own share, in elements.
   size_t copy_in_offset = 0, copy_out_offset = 0, copy_count = 0;
@@ -65,6 +69,7 @@ struct Plan {
 struct PlanSettings {
   size_t segment_bytes;
   size_t channel_bytes;
+  uint32_t topology = 0;  // hash of the one that the schedule was made for
   std::vector<uint8_t>
       shares_memory{};  // by peer; empty: nobody does. No need to agree but for the two of a pair
 };

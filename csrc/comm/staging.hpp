@@ -23,6 +23,8 @@ class Staging {
   float* scratch(size_t elements) { return grow(scratch_, scratch_size_, elements); }
   // Coded frames kept for forwarding: at most the coded size of the whole operation.
   std::byte* frames(size_t bytes) { return grow(frames_, frames_size_, bytes); }
+  // Sums of a reduce_scatter on their way to their owner: as large as its input.
+  std::byte* partials(size_t bytes) { return grow(partials_, partials_size_, bytes); }
   // One entry per source of a fold.
   Payload* spans(size_t n) {
     if (spans_.size() < n) spans_.resize(n);
@@ -54,8 +56,8 @@ class Staging {
     return buffer.get();
   }
   std::unique_ptr<float, Free> scratch_;
-  std::unique_ptr<std::byte, Free> frames_;
-  size_t scratch_size_ = 0, frames_size_ = 0;
+  std::unique_ptr<std::byte, Free> frames_, partials_;
+  size_t scratch_size_ = 0, frames_size_ = 0, partials_size_ = 0;
   std::atomic<size_t> bytes_ = 0;
   std::vector<Payload> spans_;
   std::vector<const void*> sources_;

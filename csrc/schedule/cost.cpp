@@ -33,7 +33,7 @@ struct Group {
 Group make_group(std::string_view algorithm, const Question& q) {
   Group g;
   for (int r = 0; r < q.size; ++r) {
-    g.ranks.push_back(make_schedule(algorithm, q.collective, r, q.size, 0));
+    g.ranks.push_back(make_schedule(algorithm, {q.collective, r, q.size, 0, q.topology}));
     auto& work = g.work.emplace_back();
     for (const Lane& lane : g.ranks.back().lanes) {
       work.push_back(work_of(lane, coded(q)));

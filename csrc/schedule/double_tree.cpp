@@ -6,6 +6,7 @@
 // all_reduce, N bytes, n ranks, 2 chunks, trees of height h = floor(log2 n):
 //   rounds 0 .. h-1    up: a parent folds both children's sums and its own value in one step and sends the sum on
 //   rounds h .. 2h-1   down: the root's finished chunk is forwarded untouched
+// Ranks that the topology calls slow hang as leaves below both trees: they send and receive N, not up to 2 N.
 // broadcast: the root feeds two such trees over the other n-1 ranks; 1 + floor(log2(n-1)) rounds.
 // Cost: 2 h rounds, at most 2 N bytes a rank (broadcast: N); pipelined in segments it needs little more than the
 // bytes of the busiest port.
@@ -22,75 +23,84 @@ namespace {
 
 constexpr int kTrees = 2;
 
-// A binary search tree over positions 1..n. A position's level is its number of trailing zero bits: odd positions are
-// leaves and every subtree is a range of positions.
+// Over `places` 0 .. n-1.
 struct Tree {
-  int n;
+  std::vector<int> parent;  // -1: the root
+  std::vector<std::vector<int>> children;
+  int root = 0;
 
-  int root() const { return static_cast<int>(std::bit_floor(static_cast<unsigned>(n))); }
-  static int low_bit(int position) { return position & -position; }
-  // One level up if that is still in the tree, else the next ancestor to the left, which always is. 0: the root's.
-  int parent(int position) const {
-    const int bit = low_bit(position), up = (position ^ bit) | (bit << 1);
-    return up <= n ? up : position ^ bit;
+  explicit Tree(int n) : parent(static_cast<size_t>(n), -1), children(static_cast<size_t>(n)) {}
+  void hang(int child, int below) {
+    parent[static_cast<size_t>(child)] = below;
+    children[static_cast<size_t>(below)].push_back(child);
   }
-  std::vector<int> children(int position) const {
-    std::vector<int> found;
-    int bit = low_bit(position) / 2;
-    if (bit) found.push_back(position - bit);
-    while (bit && position + bit > n) bit /= 2;  // the right subtree is cut off at n: its root lies lower
-    if (bit) found.push_back(position + bit);
-    return found;
-  }
-  int depth(int position) const {
+  const std::vector<int>& below(int place) const { return children[static_cast<size_t>(place)]; }
+  int above(int place) const { return parent[static_cast<size_t>(place)]; }
+  int depth(int place) const {
     int d = 0;
-    for (; position != root(); position = parent(position)) ++d;
+    for (; above(place) >= 0; place = above(place)) ++d;
     return d;
   }
-  int height(int position) const {
+  int height(int place) const {
     int h = 0;
-    for (int child : children(position)) h = std::max(h, 1 + height(child));
+    for (int child : below(place)) h = std::max(h, 1 + height(child));
     return h;
   }
 };
 
-// Members 0..n-1 of a group stand at positions 1..n of tree 0 and one place further left, around the end, in tree 1:
-// that turns odd positions into even ones, leaves into inner nodes.
-int position_of(int member, int tree, int n) { return (member - tree + n) % n + 1; }
-int member_at(int position, int tree, int n) { return (position - 1 + tree) % n; }
+// A binary search tree over positions 1..n. A position's level is its number of trailing zero bits: odd positions are
+// leaves and every subtree is a range of positions. Place 0 stands at position 1 of tree 0, and one place further left,
+// around the end, in tree 1: that turns odd positions into even ones, leaves into inner nodes. Places n .. all-1 then
+// hang below leaves.
+Tree make_tree(int tree, int n, int all) {
+  Tree t(all);
+  const auto place_at = [&](int position) { return (position - 1 + tree) % n; };
+  for (int position = 1; position <= n; ++position) {
+    // One level up if that is still in the tree, else the next ancestor to the left, which always is.
+    const int bit = position & -position, up = (position ^ bit) | (bit << 1);
+    const int parent = up <= n ? up : position ^ bit;
+    if (parent == 0)
+      t.root = place_at(position);
+    else
+      t.hang(place_at(position), place_at(parent));
+  }
+  for (int extra = n; extra < all; ++extra) {
+    // the place with the fewest children, the lowest of those: one that is a leaf, as long as there is one
+    int best = t.root;
+    for (int position = n; position >= 1; --position)
+      if (t.below(place_at(position)).size() <= t.below(best).size()) best = place_at(position);
+    t.hang(extra, best);
+  }
+  return t;
+}
 
-Lane all_reduce_lane(int tree, int rank, int n) {
-  const Tree t{n};
-  const int position = position_of(rank, tree, n), top = t.height(t.root());
-  const int parent = position == t.root() ? -1 : member_at(t.parent(position), tree, n);
+Lane all_reduce_lane(int tree, const Tree& t, const std::vector<int>& rank_at, int place) {
+  const int top = t.height(t.root), parent = t.above(place);
+  const auto rank_of = [&](int p) { return rank_at[static_cast<size_t>(p)]; };
   std::vector<int> children;
-  for (int child : t.children(position)) children.push_back(member_at(child, tree, n));
+  for (int child : t.below(place)) children.push_back(rank_of(child));
   std::ranges::sort(children);
 
   std::vector<Step> steps;
   // Going up, a message belongs to the round in which its parent can have all of its children's.
   if (!children.empty())
-    steps.push_back({StepKind::recv_reduce, tree, t.height(position) - 1, children, parent < 0});
+    steps.push_back({StepKind::recv_reduce, tree, t.height(place) - 1, children, parent < 0});
   if (parent >= 0) {
-    steps.push_back({StepKind::send, tree, t.height(t.parent(position)) - 1, {parent}, false});
-    steps.push_back({StepKind::recv, tree, top + t.depth(position) - 1, {parent}, true});
+    steps.push_back({StepKind::send, tree, t.height(parent) - 1, {rank_of(parent)}, false});
+    steps.push_back({StepKind::recv, tree, top + t.depth(place) - 1, {rank_of(parent)}, true});
   }
-  for (int child : children) steps.push_back({StepKind::send, tree, top + t.depth(position), {child}, true});
+  for (int child : children) steps.push_back({StepKind::send, tree, top + t.depth(place), {child}, true});
   return {std::move(steps)};
 }
 
-// The members of the two trees are the ranks after the root, around the ring.
-Lane broadcast_lane(int tree, int rank, int n, int root) {
-  const int members = n - 1;
-  const Tree t{members};
-  const auto rank_at = [&](int position) { return (root + 1 + member_at(position, tree, members)) % n; };
+// The trees are over the ranks after the root, which feeds both.
+Lane broadcast_lane(int tree, const Tree& t, const std::vector<int>& rank_at, int place, int root) {
+  const auto rank_of = [&](int p) { return rank_at[static_cast<size_t>(p)]; };
+  if (place < 0) return {{{StepKind::send, tree, 0, {rank_of(t.root)}, true}}};
+  const int depth = t.depth(place), parent = t.above(place);
   std::vector<Step> steps;
-  if (rank == root) return {{{StepKind::send, tree, 0, {rank_at(t.root())}, true}}};
-  const int position = position_of((rank - root - 1 + n) % n, tree, members);
-  const int depth = t.depth(position), parent = position == t.root() ? root : rank_at(t.parent(position));
-  steps.push_back({StepKind::recv, tree, depth, {parent}, true});
-  for (int child : t.children(position))
-    steps.push_back({StepKind::send, tree, depth + 1, {rank_at(child)}, true});
+  steps.push_back({StepKind::recv, tree, depth, {parent < 0 ? root : rank_of(parent)}, true});
+  for (int child : t.below(place)) steps.push_back({StepKind::send, tree, depth + 1, {rank_of(child)}, true});
   return {std::move(steps)};
 }
 
@@ -98,14 +108,34 @@ Lane broadcast_lane(int tree, int rank, int n, int root) {
 
 bool supports(Collective c, int) { return c == Collective::all_reduce || c == Collective::broadcast; }
 
-Schedule make(Collective c, int rank, int size, int root) {
-  const bool reduces = c == Collective::all_reduce;
+Schedule make(const Part& part) {
+  const bool reduces = part.collective == Collective::all_reduce;
+  // In ring order, from the root on for a broadcast, which is not in the trees; the slow ones last.
+  std::vector<int> rank_at = ring_order(part.topology, part.size);
+  if (!reduces) {
+    std::ranges::rotate(rank_at, std::ranges::find(rank_at, part.root));
+    rank_at.erase(rank_at.begin());
+  }
+  const auto quick = [&](int rank) {
+    return part.topology.slow.empty() || !part.topology.slow[static_cast<size_t>(rank)];
+  };
+  const auto slow = std::ranges::stable_partition(rank_at, quick);
+  const int all = static_cast<int>(rank_at.size());
+  int inner = all - static_cast<int>(slow.size());
+  if (inner == 0) inner = all;
+  const auto found = std::ranges::find(rank_at, part.rank);
+  const int place = found == rank_at.end() ? -1 : static_cast<int>(found - rank_at.begin());
+
   Schedule s;
   s.chunks = kTrees;
-  for (int tree = 0; tree < kTrees; ++tree)
-    s.lanes.push_back(reduces ? all_reduce_lane(tree, rank, size) : broadcast_lane(tree, rank, size, root));
-  const Tree t{size};
-  s.lossy_encodes = reduces ? t.height(t.root()) + 1 : 1;
+  s.lossy_encodes = 1;
+  for (int tree = 0; tree < kTrees; ++tree) {
+    const Tree t = make_tree(tree, inner, all);
+    s.lanes.push_back(reduces ? all_reduce_lane(tree, t, rank_at, place)
+                              : broadcast_lane(tree, t, rank_at, place, part.root));
+    if (reduces) s.nested_sums = std::max(s.nested_sums, t.height(t.root));
+  }
+  if (reduces) s.lossy_encodes = s.nested_sums + 1;
   return s;
 }
 

@@ -14,16 +14,17 @@ ExpressionId Expressions::intern(Node node) {
 ExpressionId Expressions::input(int rank, int chunk) {
   std::vector<int> times(static_cast<size_t>(ranks_), 0);
   times[static_cast<size_t>(rank)] = 1;
-  return intern({Kind::input, {rank, chunk}, std::move(times), chunk, 0});
+  return intern({Kind::input, {rank, chunk}, std::move(times), chunk, 0, 0});
 }
 
 ExpressionId Expressions::sum(const std::vector<ExpressionId>& terms) {
-  Node total{Kind::sum, terms, std::vector<int>(static_cast<size_t>(ranks_), 0), node(terms[0]).chunk, 0};
+  Node total{Kind::sum, terms, std::vector<int>(static_cast<size_t>(ranks_), 0), node(terms[0]).chunk, 0, 0};
   for (ExpressionId t : terms) {
     const Node& term = node(t);
     for (size_t r = 0; r < total.times.size(); ++r) total.times[r] += term.times[r];
     if (term.chunk != total.chunk) total.chunk = -1;
     total.encodes = std::max(total.encodes, term.encodes);
+    total.sums = std::max(total.sums, term.sums + 1);
   }
   return intern(std::move(total));
 }
@@ -48,6 +49,8 @@ std::pair<int, int> Expressions::origin(ExpressionId value) const {
 }
 
 int Expressions::encodes(ExpressionId value) const { return value == kNothing ? 0 : node(value).encodes; }
+
+int Expressions::nested_sums(ExpressionId value) const { return value == kNothing ? 0 : node(value).sums; }
 
 std::string Expressions::text(ExpressionId value) const {
   if (value == kNothing) return "nothing";

@@ -24,6 +24,7 @@ class Expressions {
   // The input that a value is, encoded or not; {-1, -1} if it is a sum.
   std::pair<int, int> origin(ExpressionId value) const;
   int encodes(ExpressionId value) const;       // the most that any input in it went through
+  int nested_sums(ExpressionId value) const;   // the same for sums
   std::string text(ExpressionId value) const;  // "((0+1)+2)+3": ranks, without the encodes
 
  private:
@@ -33,7 +34,7 @@ class Expressions {
     std::vector<int> arguments;  // input: rank, chunk; else ids
     std::vector<int> times;      // how often each rank's input occurs
     int chunk;                   // of all inputs; -1 if they differ
-    int encodes;
+    int encodes, sums;
   };
   ExpressionId intern(Node node);
   const Node& node(ExpressionId id) const { return nodes_[static_cast<size_t>(id)]; }

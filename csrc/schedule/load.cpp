@@ -13,12 +13,13 @@ std::vector<double> work_of(const Lane& lane, bool coded) {
   std::set<int> framed;  // chunks whose encoded form is at hand, so that sending them costs nothing
   for (const Step& s : lane.steps) {
     double passes = 0;
+    const bool encodes = coded && !s.raw;
     if (s.kind == StepKind::recv_reduce) {
       passes = static_cast<double>(s.peers.size());
       framed.erase(s.chunk);
     } else {
       const bool fresh = framed.insert(s.chunk).second;
-      if (coded) passes = s.kind == StepKind::recv || fresh ? 1 : 0;
+      if (encodes) passes = s.kind == StepKind::recv || fresh ? 1 : 0;
     }
     work.push_back(passes);
   }
@@ -46,7 +47,7 @@ std::vector<Schedule> sample_ranks(std::string_view algorithm, const Question& q
   std::set<int> ranks = {0, q.size / 2, q.size - 1};
   for (int r = 1; r < std::min(q.size, 4); ++r) ranks.insert(r);
   std::vector<Schedule> schedules;
-  for (int r : ranks) schedules.push_back(make_schedule(algorithm, q.collective, r, q.size, 0));
+  for (int r : ranks) schedules.push_back(make_schedule(algorithm, {q.collective, r, q.size, 0, q.topology}));
   return schedules;
 }
 

@@ -12,7 +12,8 @@ namespace gw::one_shot {
 
 bool supports(Collective c, int) { return c == Collective::all_reduce || c == Collective::barrier; }
 
-Schedule make(Collective c, int rank, int size, int) {
+Schedule make(const Part& part) {
+  const int rank = part.rank, size = part.size;
   std::vector<Step> steps;
   std::vector<int> others;
   for (int p = 0; p < size; ++p)
@@ -22,7 +23,8 @@ Schedule make(Collective c, int rank, int size, int) {
 
   Schedule s;
   s.lanes = {{std::move(steps)}};
-  s.lossy_encodes = c == Collective::barrier ? 0 : 1;  // a barrier has no values
+  s.nested_sums = 1;
+  s.lossy_encodes = part.collective == Collective::barrier ? 0 : 1;  // a barrier has no values
   return s;
 }
 

@@ -5,10 +5,10 @@
 namespace gw {
 
 // What every algorithm file defines.
-#define GW_ALGORITHM(id, algorithm, summary)                          \
-  namespace algorithm {                                               \
-  bool supports(Collective collective, int size);                     \
-  Schedule make(Collective collective, int rank, int size, int root); \
+#define GW_ALGORITHM(id, algorithm, summary)      \
+  namespace algorithm {                           \
+  bool supports(Collective collective, int size); \
+  Schedule make(const Part& part);                \
   }
 #include "schedule/algorithms.def"
 #undef GW_ALGORITHM
@@ -56,22 +56,24 @@ std::string names_for(Collective collective, int size) {
 
 }  // namespace
 
-Schedule make_schedule(std::string_view algorithm_name, Collective collective, int rank, int size, int root) {
+Schedule make_schedule(std::string_view algorithm_name, const Part& part) {
   const Algorithm& a = algorithm(algorithm_name);
+  const int size = part.size;
   if (size < 1) fail_argument("size is " + std::to_string(size) + "; a group has at least one rank");
-  check_place("rank", rank, size);
-  if (collective == Collective::broadcast) check_place("root", root, size);
-  if (!a.supports(collective, size))
+  check_place("rank", part.rank, size);
+  if (part.collective == Collective::broadcast) check_place("root", part.root, size);
+  part.topology.check(size);
+  if (!a.supports(part.collective, size))
     fail_argument("algorithm \"" + std::string(a.name) + "\" does not support " +
-                  std::string(name(collective)) + " of " + std::to_string(size) +
-                  " ranks; algorithms that do: " + names_for(collective, size));
+                  std::string(name(part.collective)) + " of " + std::to_string(size) +
+                  " ranks; algorithms that do: " + names_for(part.collective, size));
   // Alone there is nothing to send and nothing to encode, whatever the algorithm.
-  Schedule s = size == 1 ? Schedule{} : a.make(collective, rank, size, root);
+  Schedule s = size == 1 ? Schedule{} : a.make(part);
   s.algorithm = a.name;
-  s.collective = collective;
-  s.rank = rank;
+  s.collective = part.collective;
+  s.rank = part.rank;
   s.size = size;
-  s.root = collective == Collective::broadcast ? root : -1;
+  s.root = part.collective == Collective::broadcast ? part.root : -1;
   return s;
 }
 

@@ -8,13 +8,16 @@
 //
 // Rounds: a message has the same round on both sides. On every rank, what a send reads was written in an earlier
 // round, and what a receive overwrites was sent in an earlier round, or in the same one by a step listed before. A rank
-// does its sends in order of (round, step), and its receives likewise. So by induction over rounds, sends before
-// receives, a schedule cannot deadlock even if a channel holds a single message. `verify` checks all of it.
+// does its sends in order of (round, step), and its receives likewise; both ends list the messages between them in one
+// order. So by induction over rounds, sends before receives, a schedule cannot deadlock even if a channel holds a
+// single message. `verify` checks all of it.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "schedule/topology.hpp"
 
 namespace gw {
 
@@ -45,6 +48,8 @@ struct Step {
   // The value is complete: a send or recv of a finished chunk (its frame is forwarded verbatim, never re-encoded),
   // or the recv_reduce that finishes it (its rank owns the chunk: it scales an average and encodes once).
   bool complete = false;
+  // The array's own bytes, whatever the codec: inside a host, where bytes are cheap. Nothing is lost on the way.
+  bool raw = false;
 };
 
 // Steps of a lane are sorted by round. Lanes touch disjoint chunks, use channels of their own and run side by side.
@@ -62,6 +67,18 @@ struct Schedule {
   std::vector<Lane> lanes;
   // Lossy encodes a value goes through from its first to its last, the worst chunk (FACTS: error grows with it).
   int lossy_encodes = 0;
+  // Sums of sums that a value goes through; in a 16-bit array each of them is rounded when it leaves its rank.
+  int nested_sums = 0;
+  bool raw = false;  // some messages of some rank are
+};
+
+// What an algorithm is asked for: one rank's part of a collective.
+struct Part {
+  Collective collective;
+  int rank;
+  int size;  // at least 2
+  int root;  // broadcast, else -1
+  const Topology& topology;
 };
 
 inline constexpr int kMaxLanes = 2;
@@ -71,7 +88,7 @@ struct Algorithm {
   uint8_t id;                // wire id, never reused
   std::string_view summary;  // one line for tables: idea, order of sums
   bool (*supports)(Collective collective, int size);
-  Schedule (*make)(Collective collective, int rank, int size, int root);
+  Schedule (*make)(const Part& part);
 };
 
 // All algorithms, in the order of algorithms.def.
@@ -79,7 +96,7 @@ const std::vector<Algorithm>& algorithms();
 // Throws Error(argument) that names the known algorithms.
 const Algorithm& algorithm(std::string_view name);
 // Throws Error(argument) if the algorithm does not support the collective at this size.
-Schedule make_schedule(std::string_view algorithm, Collective collective, int rank, int size, int root = -1);
+Schedule make_schedule(std::string_view algorithm, const Part& part);
 // One message of one chunk. No algorithm: there is nothing to choose. `collective` is send or recv.
 Schedule p2p_schedule(Collective collective, int rank, int size, int peer);
 

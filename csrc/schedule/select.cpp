@@ -9,8 +9,22 @@
 namespace gw {
 namespace {
 
-// Direct encodes twice whatever the number of ranks; more than that is an error that grows with the group.
+// Direct encodes twice whatever the number of ranks; more than that is an error that grows with the group. The same for
+// 16-bit sums of sums: two of them are a host's and that over hosts.
 constexpr int kMostLossyEncodes = 2;
+constexpr int kMostRoundings = 2;
+
+// Why the algorithm is not taken whatever it costs; empty: it may be.
+std::string refusal(const Schedule& s, const Question& q) {
+  if (q.size == 1) return "";
+  if (q.lossy && s.lossy_encodes > kMostLossyEncodes)
+    return "re-encodes " + std::to_string(s.lossy_encodes - 1) + " times: error grows; ask for it by name";
+  if (q.lossy && s.lossy_encodes == 0 && s.collective != Collective::barrier)
+    return "makes no use of the codec; ask for it by name";
+  if (q.rounding && s.nested_sums > kMostRoundings)
+    return "rounds 16-bit sums " + std::to_string(s.nested_sums) + " times: error grows; ask for it by name";
+  return "";
+}
 
 std::string duration(double seconds) {
   char text[32];
@@ -23,22 +37,22 @@ std::string duration(double seconds) {
 
 Candidate price(const Algorithm& a, const Question& q) {
   Load load;  // of the busiest rank
-  int lossy_encodes = 0;
+  Schedule sample;
   for (const Schedule& s : sample_ranks(a.name, q)) {
     const Load one = load_of(s, coded(q));
     load.rounds = std::max(load.rounds, one.rounds);
     load.sent = std::max(load.sent, one.sent);
-    lossy_encodes = s.lossy_encodes;
+    sample = s;
   }
   Candidate c;
   c.algorithm = a.name;
   c.seconds = estimate(a.name, q);
   c.rounds = load.rounds;
-  c.lossy_encodes = lossy_encodes;
-  if (q.lossy && lossy_encodes > kMostLossyEncodes) {
-    c.valid = false;
-    c.reason = "re-encodes " + std::to_string(lossy_encodes - 1) + " times: error grows; ask for it by name";
-  } else {
+  c.lossy_encodes = sample.lossy_encodes;
+  c.nested_sums = sample.nested_sums;
+  c.reason = refusal(sample, q);
+  c.valid = c.reason.empty();
+  if (c.valid) {
     char text[96];
     std::snprintf(text, sizeof text, "%d x %s latency + %.2f x %s for the bytes", load.rounds,
                   duration(q.link.alpha_s).c_str(), load.sent,

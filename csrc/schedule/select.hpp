@@ -17,12 +17,14 @@ struct Link {
 struct Question {
   Collective collective = Collective::all_reduce;
   int size = 1;
-  size_t raw_bytes = 0;   // of all chunks together (all_gather: of the gathered array)
-  double wire_ratio = 1;  // encoded bytes / raw bytes
-  bool lossy = false;
+  size_t raw_bytes = 0;         // of all chunks together (all_gather: of the gathered array)
+  double wire_ratio = 1;        // encoded bytes / raw bytes
+  bool lossy = false;           // a codec is to be used, and loses something
+  bool rounding = false;        // 16-bit floats: a partial sum is rounded whenever it leaves its rank
   double gamma_s_per_byte = 0;  // reduce (and encode + decode) per raw byte
   size_t segment_bytes = size_t{128} << 10;
   Link link{};  // the slowest link between any two ranks
+  Topology topology{};
 };
 
 struct Candidate {
@@ -30,6 +32,7 @@ struct Candidate {
   double seconds = 0;
   int rounds = 0;
   int lossy_encodes = 0;
+  int nested_sums = 0;
   bool valid = true;
   std::string reason;  // why it is invalid, or what its price is made of
 };

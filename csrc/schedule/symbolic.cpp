@@ -118,7 +118,9 @@ bool SymbolicRun::try_send(int rank, size_t lane, const Piece& piece) {
     refuse(std::string("is marked ") + (s.complete ? "complete" : "incomplete") + ", but the value is " +
            expressions_.text(c.value));
   ExpressionId sent = c.value;
-  if (s.complete) {
+  if (s.raw) {
+    // Nothing is encoded: what peers get is the value itself.
+  } else if (s.complete) {
     // Encoded once, and the sender takes what its peers decode; after that the frame is forwarded as it is. In an
     // all_to_all a block leaves for good: there is nothing to agree on.
     if (!c.framed) sent = expressions_.encoded(c.value);
@@ -126,7 +128,7 @@ bool SymbolicRun::try_send(int rank, size_t lane, const Piece& piece) {
   } else {
     sent = c.shared = expressions_.encoded(c.value);
   }
-  messages.push_back({sent, s.chunk, s.round, piece.segment, s.complete, piece.step});
+  messages.push_back({sent, s.chunk, s.round, piece.segment, s.complete, s.raw, piece.step});
   return true;
 }
 
@@ -141,7 +143,7 @@ bool SymbolicRun::try_receive(int rank, size_t lane, const Piece& piece) {
   }
   for (int from : s.peers) channel(from, rank, lane).pop_front();
   if (s.kind == StepKind::recv)
-    cell(rank, s.chunk, piece.segment) = {messages[0].value, true, kNothing};
+    cell(rank, s.chunk, piece.segment) = {messages[0].value, !s.raw, kNothing};
   else
     fold(rank, lane, piece, messages);
   return true;
@@ -155,8 +157,11 @@ void SymbolicRun::match(const Message& m, int from, int rank, size_t lane, const
   const int chunk = all_to_all ? rank : s.chunk;
   const bool ends_agree = !all_to_all || s.chunk == from;
   if (m.chunk == chunk && ends_agree && m.round == s.round && m.segment == piece.segment &&
-      m.complete == complete)
+      m.complete == complete && m.raw == s.raw)
     return;
+  if (m.raw != s.raw)
+    throw Refutation(where(ranks_[static_cast<size_t>(rank)], lane, piece.step) + ": one end is raw, not " +
+                     where(ranks_[static_cast<size_t>(from)], lane, m.step));
   throw Refutation(where(ranks_[static_cast<size_t>(rank)], lane, piece.step) + ": segment " +
                    number(piece.segment) + " expects a" + (complete ? " complete" : "n incomplete") +
                    " message, gets segment " + number(m.segment) + " of a" +
@@ -244,19 +249,24 @@ void SymbolicRun::check_final(int rank, int chunk, int segment) const {
 }
 
 void SymbolicRun::finish() {
-  int encodes = 0;
+  int encodes = 0, sums = 0;
   for (int rank = 0; rank < size_; ++rank)
     for (int chunk = 0; chunk < chunks_; ++chunk)
       for (int segment = 0; segment < segments_; ++segment) {
         if (!promised(rank, chunk)) continue;
         check_final(rank, chunk, segment);
         encodes = std::max(encodes, expressions_.encodes(value(rank, chunk, segment)));
+        sums = std::max(sums, expressions_.nested_sums(value(rank, chunk, segment)));
       }
   if (collective_ == Collective::barrier) encodes = 0;  // nothing is in the messages
   for (const Schedule& s : ranks_)
     if (s.lossy_encodes != encodes)
       throw Refutation("rank " + number(s.rank) + " says lossy_encodes is " + number(s.lossy_encodes) +
                        ", but a value goes through " + number(encodes));
+  for (const Schedule& s : ranks_)
+    if (s.nested_sums != sums)
+      throw Refutation("rank " + number(s.rank) + " says nested_sums is " + number(s.nested_sums) +
+                       ", but a value goes through " + number(sums));
 }
 
 }  // namespace gw

@@ -36,7 +36,7 @@ class SymbolicRun {
   struct Message {
     ExpressionId value;
     int chunk, round, segment;
-    bool complete;
+    bool complete, raw;
     int step;  // the sender's
   };
   struct Cell {  // one segment of one chunk on one rank

@@ -75,7 +75,8 @@ const char* wrong_with(const Schedule& s, const Step& step) {
 struct History {
   int last_write = -1;           // round
   bool sent_incomplete = false;  // the present value
-  bool encoded = false;          // some incomplete value was sent
+  bool encoded = false;          // some incomplete value was sent through the codec
+  bool sent_raw = false;         // the present value, incomplete
 };
 
 const char* wrong_round(const Step& step, History& h) {
@@ -85,10 +86,15 @@ const char* wrong_round(const Step& step, History& h) {
                 : "writes a chunk twice in one round: rounds must grow along every dependency";
   if (!send) {
     h.last_write = step.round;
-    h.sent_incomplete = false;
+    h.sent_incomplete = h.sent_raw = false;
     return nullptr;
   }
   if (step.complete) return nullptr;
+  if (step.raw ? h.sent_incomplete : h.sent_raw) return "sends one incomplete value both raw and encoded";
+  if (step.raw) {
+    h.sent_raw = true;
+    return nullptr;
+  }
   // The first incomplete value decides what this rank owes; a second one would be encoded, and lose, twice.
   if (h.encoded && !h.sent_incomplete)
     return "this rank encodes an incomplete value of the chunk a second time";
@@ -100,7 +106,7 @@ void check_steps(const Schedule& s) {
   std::map<int, size_t> lane_of;  // chunk -> lane
   for (size_t lane = 0; lane < s.lanes.size(); ++lane) {
     std::map<int, History> chunks;
-    std::set<std::tuple<bool, int, int>> messages;  // (send, peer, round)
+    std::set<std::tuple<bool, int, int, int>> messages;  // (send, peer, round, chunk)
     int round = 0;
     for (int i = 0; i < static_cast<int>(s.lanes[lane].steps.size()); ++i) {
       const Step& step = s.lanes[lane].steps[static_cast<size_t>(i)];
@@ -113,8 +119,8 @@ void check_steps(const Schedule& s) {
       const auto [owner, fresh] = lane_of.try_emplace(step.chunk, lane);
       if (owner->second != lane) refuse("the chunk is also touched by lane " + number(owner->second));
       for (int peer : step.peers)
-        if (!messages.insert({step.kind == StepKind::send, peer, step.round}).second)
-          refuse("a second message to or from rank " + number(peer) + " in one round of one lane");
+        if (!messages.insert({step.kind == StepKind::send, peer, step.round, step.chunk}).second)
+          refuse("a second message of the chunk to or from rank " + number(peer) + " in one round");
       if (const char* reason = wrong_round(step, chunks[step.chunk])) refuse(reason);
     }
   }

@@ -152,6 +152,8 @@ class InprocTransport final : public Transport {
   std::string host(int) const override { return host_; }
   int ranks_on_this_host() const override { return hub_->size; }
   bool shares_memory(int) const override { return true; }
+  int host_number(int) const override { return 0; }
+  int machine_number(int) const override { return 0; }
 
   bool progress() override { return false; }
 

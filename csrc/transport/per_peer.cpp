@@ -31,6 +31,14 @@ void describe(const Blob& mine, const Pair& pair) {
   log(LogLevel::info, way);
 }
 
+// The lowest rank that is in the same place, by what all ranks know of all.
+template <class Same>
+int lowest(const std::vector<const Blob*>& blobs, size_t p, Same&& same) {
+  for (size_t q = 0; q < p; ++q)
+    if (!blobs[p]->host.boot_id.empty() && same(*blobs[p], *blobs[q])) return static_cast<int>(q);
+  return static_cast<int>(p);
+}
+
 }  // namespace
 
 PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, const Blob& mine,
@@ -45,7 +53,14 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
       peers_(pairs.size()) {
   peers_[static_cast<size_t>(rank_)].kind = "self";
   peers_[static_cast<size_t>(rank_)].host = mine.host_name;
+  std::vector<const Blob*> blobs;
+  for (const auto& pair : pairs) blobs.push_back(pair ? &pair->theirs : &mine);
   for (size_t p = 0; p < pairs.size(); ++p) {
+    peers_[p].host_number = lowest(blobs, p, [](const Blob& a, const Blob& b) {
+      return a.host == b.host && a.memory_file >= 0 && b.memory_file >= 0;
+    });
+    peers_[p].machine_number =
+        lowest(blobs, p, [](const Blob& a, const Blob& b) { return a.host.boot_id == b.host.boot_id; });
     if (!pairs[p]) continue;
     Pair& pair = *pairs[p];
     Peer& peer = peers_[p];

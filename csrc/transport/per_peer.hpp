@@ -25,6 +25,8 @@ class PerPeerTransport final : public Transport {
   std::string host(int peer) const override;
   int ranks_on_this_host() const override { return ranks_on_this_host_; }
   bool shares_memory(int peer) const override { return kind(peer) == "shm"; }
+  int host_number(int p) const override { return peers_.at(static_cast<size_t>(p)).host_number; }
+  int machine_number(int p) const override { return peers_.at(static_cast<size_t>(p)).machine_number; }
 
   bool progress() override;
   void sleep(Deadline until) override;
@@ -42,6 +44,7 @@ class PerPeerTransport final : public Transport {
  private:
   struct Peer {
     std::string kind, host;
+    int host_number = 0, machine_number = 0;
     std::unique_ptr<PeerSegment> segment;
     std::unique_ptr<ControlLink> control;
     std::array<std::unique_ptr<LinkChannel>, kLanes> channels;

@@ -74,6 +74,10 @@ class Transport {
   virtual std::string host(int peer) const = 0;  // host name, for error messages
   virtual int ranks_on_this_host() const = 0;
   virtual bool shares_memory(int peer) const = 0;  // its channels can be answered in place; both ends agree
+  // Numbers that are the same on every rank. Equal hosts: the two can share memory. Equal machines: they run on the same
+  // kernel and compete for its cores, as network namespaces and containers of one machine do.
+  virtual int host_number(int peer) const = 0;
+  virtual int machine_number(int peer) const = 0;
 
   // Moves bytes that wait in private buffers. True if anything moved.
   virtual bool progress() = 0;

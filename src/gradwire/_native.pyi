@@ -72,13 +72,23 @@ def orthonormalize(p: Any) -> int: ...  # in place; returns how many columns are
 def array_info(x: Any) -> tuple[int, int, str]: ...  # (address, count, dtype name); ArgumentError if not usable
 
 # -- schedule ----------------------------------------------------------------------------------------------------
+class Topology:  # empty lists: all on one host; 0, 1, 2, ...; none
+    host: list[int]  # [size] number of each rank's host
+    order: list[int]  # [size] the ranks around a ring
+    slow: list[bool]  # [size] ranks that reach all others slowly
+    def __init__(self, host: Sequence[int] = (), order: Sequence[int] = (), slow: Sequence[bool] = ()) -> None: ...
+    def check(self, size: int) -> None: ...  # ArgumentError unless it describes that many ranks
+
 class Step:
     kind: str  # "send", "recv", "recv_reduce"
     chunk: int
     round: int
     peers: list[int]
     complete: bool
-    def __init__(self, kind: str, chunk: int, round: int, peers: Sequence[int], complete: bool = False) -> None: ...
+    raw: bool  # without the codec
+    def __init__(
+        self, kind: str, chunk: int, round: int, peers: Sequence[int], complete: bool = False, raw: bool = False
+    ) -> None: ...
 
 class Schedule:
     algorithm: str
@@ -89,6 +99,7 @@ class Schedule:
     chunks: int
     lanes: list[list[Step]]
     lossy_encodes: int
+    nested_sums: int
     def __init__(
         self,
         algorithm: str,
@@ -99,6 +110,7 @@ class Schedule:
         chunks: int,
         lanes: Sequence[Sequence[Step]],
         lossy_encodes: int = 0,
+        nested_sums: int = 0,
     ) -> None: ...  # `lanes` gives copies: edit them and assign them back
 
 class Candidate:
@@ -106,12 +118,15 @@ class Candidate:
     seconds: float
     rounds: int
     lossy_encodes: int
+    nested_sums: int
     valid: bool
     reason: str
 
 def algorithms() -> list[dict[str, Any]]: ...  # name, id, summary
 def supports(algorithm: str, collective: str, size: int) -> bool: ...
-def make_schedule(algorithm: str, collective: str, rank: int, size: int, root: int = -1) -> Schedule: ...
+def make_schedule(
+    algorithm: str, collective: str, rank: int, size: int, root: int = -1, topology: Topology = ...
+) -> Schedule: ...
 def verify(ranks: Sequence[Schedule], segments: int = 1, depth: int = 1, capacity: int = 1) -> str: ...
 def sum_order(ranks: Sequence[Schedule], chunk: int) -> str: ...
 def select(
@@ -124,6 +139,7 @@ def select(
     segment_bytes: int = 131072,
     alpha: float = 1e-6,
     beta: float = 1e-10,
+    rounding: bool = False,
 ) -> tuple[str, list[Candidate], str]: ...  # winner, candidates, explanation table
 def estimate(algorithm: str, collective: str, size: int, raw_bytes: int, **question: Any) -> float: ...  # seconds
 
@@ -190,6 +206,8 @@ class Communicator:
     def barrier(self, sync: bool, timeout: float) -> Work | None: ...
     def explain(self, count: int, dtype: str, codec: Codec | None) -> str: ...
     def choose(self, count: int, dtype: str, codec: Codec | None) -> str: ...  # the algorithm "auto" takes for all_reduce
+    topology: Topology
+    def set_topology(self, topology: Topology) -> None: ...  # the same on every rank, before the first collective
     def abort(self, reason: str) -> None: ...
     def close(self) -> None: ...
     def peers(self) -> list[tuple[str, str]]: ...  # per rank: (transport kind, host); own rank: ("self", host)

@@ -23,9 +23,27 @@ CASES = [(a, c) for a in NAMES for c in COLLECTIVES if native.supports(a, c, 4)]
 PLACE = re.compile(r"rank \d+, lane \d+, step \d+ \(")
 
 
-def group(algorithm: str, collective: str, size: int, root: int = 0) -> list[Any]:
+FLAT = native.Topology()
+
+
+def group(
+    algorithm: str, collective: str, size: int, root: int = 0, topology: native.Topology = FLAT
+) -> list[Any]:
     root = root if collective == "broadcast" else -1
-    return [native.make_schedule(algorithm, collective, rank, size, root) for rank in range(size)]
+    return [native.make_schedule(algorithm, collective, rank, size, root, topology) for rank in range(size)]
+
+
+def topologies(size: int) -> list[native.Topology]:
+    """Ranks in pairs, unevenly and crosswise on hosts; a ring of its own; one and all ranks on slow paths."""
+    rng = np.random.default_rng(size)
+    order = [int(r) for r in rng.permutation(size)]
+    return [
+        native.Topology(host=[r // 2 for r in range(size)], order=order),
+        native.Topology(host=[r % 3 for r in range(size)]),
+        native.Topology(host=[int(r > size // 3) for r in range(size)], slow=[r == 1 for r in range(size)]),
+        native.Topology(host=list(range(size)), order=order, slow=[r % 3 == 0 for r in range(size)]),
+        native.Topology(slow=[True] * size),
+    ]
 
 
 # -- the proof ---------------------------------------------------------------------------------------
@@ -52,6 +70,44 @@ def test_every_schedule_is_proved_for_1_to_17_ranks(algorithm: str, collective: 
 def test_deep_pipelines_and_large_groups_are_proved_too(algorithm: str, collective: str) -> None:
     assert native.verify(group(algorithm, collective, 8), 9, 16, 1) == ""
     assert native.verify(group(algorithm, collective, 33), 2, 4, 8) == ""
+
+
+@pytest.mark.parametrize(("algorithm", "collective"), CASES)
+def test_every_schedule_is_proved_on_every_topology(algorithm: str, collective: str) -> None:
+    for size in range(2, 18):
+        for topology in topologies(size):
+            ranks = group(algorithm, collective, size, size // 2, topology)
+            for segments, depth, capacity in ((1, 1, 1), (3, 2, 1)):
+                complaint = native.verify(ranks, segments, depth, capacity)
+                assert complaint == "", (size, topology, segments, depth, capacity)
+
+
+def test_hierarchical_uses_the_codec_across_hosts_only() -> None:
+    host = [0, 0, 0, 1, 1, 2, 2]
+    for algorithm in ("hierarchical", "hierarchical_ring", "hierarchical_tree"):
+        for schedule in group(algorithm, "all_reduce", 7, topology=native.Topology(host=host)):
+            for step in itertools.chain(*schedule.lanes):
+                inside = {host[peer] == host[schedule.rank] for peer in step.peers}
+                assert inside == {step.raw}, (algorithm, schedule.rank, step)
+
+
+def test_slow_ranks_move_no_more_than_an_all_reduce_must() -> None:
+    topology = native.Topology(slow=[False, False, True, False, False])
+    for algorithm in ("direct", "double_tree"):
+        slow = group(algorithm, "all_reduce", 5, topology=topology)[2]
+        sends = [s for lane in slow.lanes for s in lane if s.kind == "send"]
+        assert len(sends) == slow.chunks
+
+
+def test_a_topology_of_another_size_is_refused() -> None:
+    for wrong in (
+        native.Topology(host=[0, 0, 1]),
+        native.Topology(order=[0, 2]),
+        native.Topology(order=[0, 0]),
+        native.Topology(slow=[True]),
+    ):
+        with pytest.raises(ArgumentError, match="topology"):
+            native.make_schedule("ring", "all_reduce", 0, 2, -1, wrong)
 
 
 def test_every_collective_has_an_algorithm_at_every_size() -> None:
@@ -270,6 +326,20 @@ def test_a_wrong_count_of_lossy_encodes_is_refused() -> None:
     ranks = group("ring", "all_reduce", 5)
     ranks[3].lossy_encodes = 2
     assert native.verify(ranks) == "rank 3 says lossy_encodes is 2, but a value goes through 5"
+
+
+def test_a_wrong_count_of_nested_sums_is_refused() -> None:
+    ranks = group("ring", "all_reduce", 5)
+    ranks[3].nested_sums = 2
+    assert native.verify(ranks) == "rank 3 says nested_sums is 2, but a value goes through 4"
+
+
+def test_a_raw_end_needs_a_raw_end() -> None:
+    ranks = group("recursive_doubling", "all_reduce", 2)
+    (steps,) = ranks[1].lanes
+    steps[0].raw = False
+    ranks[1].lanes = [steps]
+    assert "one end is raw" in native.verify(ranks)
 
 
 @pytest.mark.parametrize("field", ["rank", "size", "root", "chunks", "lossy_encodes"])

@@ -13,7 +13,7 @@ namespace {
 
 std::vector<gw::Schedule> group(std::string_view algorithm, gw::Collective collective, int size) {
   std::vector<gw::Schedule> ranks;
-  for (int r = 0; r < size; ++r) ranks.push_back(gw::make_schedule(algorithm, collective, r, size, 0));
+  for (int r = 0; r < size; ++r) ranks.push_back(gw::make_schedule(algorithm, {collective, r, size, 0, {}}));
   return ranks;
 }
 
