@@ -31,7 +31,7 @@ def choose(size: int, raw_bytes: int, **question: Any) -> tuple[str, dict[str, A
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 16, 33, 64, 65, 200])
 def test_ring_without_segments_takes_2_n_minus_1_messages(size: int) -> None:
-    raw = 64 * 1024 * size  # one segment a chunk
+    raw = 16 * 1024 * size  # one segment a chunk
     closed = 2 * (size - 1) * (ALPHA + raw / size * BETA)
     assert estimate("ring", size, raw) == pytest.approx(closed, rel=1e-6)
     assert estimate("ring", size, raw, "all_gather") == pytest.approx(closed / 2, rel=1e-6)
@@ -48,7 +48,7 @@ def test_direct_takes_two_latencies_and_the_bytes(size: int) -> None:
     closed = 2 * ALPHA + 2 * (size - 1) / size * MIB * BETA
     assert estimate("direct", size, 0) == pytest.approx(2 * ALPHA)
     # the second latency overlaps with the first round's later segments
-    assert closed - ALPHA <= estimate("direct", size, MIB) <= closed * 1.15
+    assert closed - ALPHA <= estimate("direct", size, MIB) * (1 + 1e-9) <= closed * 1.15
 
 
 @pytest.mark.parametrize("size", [2, 5, 8, 64, 65])
@@ -67,7 +67,8 @@ def test_double_tree_takes_its_height_twice(size: int) -> None:
 
 def test_segments_pipeline_a_tree() -> None:
     coarse = estimate("double_tree", 8, 64 * MIB, segment_bytes=64 * MIB)
-    assert estimate("double_tree", 8, 64 * MIB) < coarse / 1.8
+    # even the coarsest are quarters of a chunk
+    assert estimate("double_tree", 8, 64 * MIB) < coarse / 1.1
 
 
 @pytest.mark.parametrize("collective", ["all_reduce", "broadcast"])
@@ -80,7 +81,7 @@ def test_simulation_and_closed_form_agree_where_they_meet(algorithm: str, collec
 
 def test_reducing_costs_gamma_a_source_and_a_codec_costs_more() -> None:
     gamma = 1e-9
-    raw = 3 * 65536
+    raw = 3 * 16384
     free, paid = estimate("direct", 3, raw), estimate("direct", 3, raw, gamma=gamma)
     assert paid - free == pytest.approx(2 * raw / 3 * gamma, rel=0.02)  # two peers' values of one chunk
     assert estimate("direct", 3, raw, gamma=gamma, lossy=True) > paid

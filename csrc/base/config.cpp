@@ -41,6 +41,8 @@ Config Config::from_env() {
       static_cast<size_t>(number("GRADWIRE_SEGMENT_BYTES", static_cast<double>(c.segment_bytes)));
   c.spin_us = number("GRADWIRE_SPIN_US", c.spin_us);
   c.ifname = word("GRADWIRE_IFNAME", c.ifname);
+  c.topology = word("GRADWIRE_TOPOLOGY", c.topology);
+  c.deterministic = word("GRADWIRE_DETERMINISTIC", c.deterministic);
   c.check();
   return c;
 }
@@ -49,6 +51,8 @@ void Config::check() const {
   require(timeout_s > 0, "GRADWIRE_TIMEOUT_S", "a positive number of seconds", std::to_string(timeout_s));
   require(transport == "auto" || transport == "shm" || transport == "tcp", "GRADWIRE_TRANSPORT",
           "auto, shm or tcp", "'" + transport + "'");
+  require(deterministic == "run" || deterministic == "size-invariant", "GRADWIRE_DETERMINISTIC",
+          "run or size-invariant", "'" + deterministic + "'");
   require(sockets >= 0 && sockets <= kMostSockets, "GRADWIRE_SOCKETS",
           "1 to " + std::to_string(kMostSockets) + ", or 0 for as many as the path asks for",
           std::to_string(sockets));

@@ -33,6 +33,14 @@ struct Config {
   // peer takes the first that answers): network interface to listen on.
   std::string ifname;
 
+  // GRADWIRE_TOPOLOGY (default: nothing is known): the file that `gradwire probe` wrote, or "auto"; rank 0 reads it.
+  std::string topology;
+  // GRADWIRE_DETERMINISTIC (run | size-invariant, default run): run = the same calls give the same bits in every run;
+  // size-invariant = moreover every element is summed in the order of ranks, so that cutting an array in pieces, or
+  // fusing several, changes no bit (with a lossy codec: if it is cut at multiples of the codec's block; all_reduce then
+  // takes one_shot, because elsewhere the owner of an element adds its own value unencoded).
+  std::string deterministic = "run";
+
   static Config from_env();  // throws Error(argument) that names the variable, its value and what is allowed
   void check() const;        // the same checks for values set by keyword
 };

@@ -51,6 +51,12 @@ double monotonic(std::chrono::steady_clock::time_point t) {
   return std::chrono::duration<double>(t.time_since_epoch()).count();
 }
 
+DType dtype_named(std::string_view text) {
+  for (int d = 1; valid(static_cast<DType>(d)); ++d)
+    if (name(static_cast<DType>(d)) == text) return static_cast<DType>(d);
+  fail_argument("unknown dtype '" + std::string(text) + "'");
+}
+
 using Codecs = std::shared_ptr<Codec>;
 
 void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator, CloseWithoutGil>>& cls) {
@@ -63,6 +69,17 @@ void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator,
     const View v = view_of(x, true);
     return start(c, Collective::all_reduce, v, v, o, sync);
   });
+  // A buffer of bytes that holds `count` elements of a dtype that the buffer's own kind may not have.
+  cls.def("all_reduce_as",
+          [](Communicator& c, py::handle buffer, size_t count, std::string_view dtype, py::handle op,
+             const Codecs& codec, std::string_view algorithm, bool sync, double timeout) {
+            CallOptions o = options_of(codec, algorithm, timeout);
+            o.op = reduce_op(op);
+            const View bytes = view_of(buffer, true);
+            const View v{.data = bytes.data, .count = count, .dtype = dtype_named(dtype)};
+            if (v.bytes() > bytes.bytes()) fail_argument("the buffer is too small for its elements");
+            return start(c, Collective::all_reduce, v, v, o, sync);
+          });
   cls.def("reduce_scatter",
           [](Communicator& c, py::handle x, py::handle out, py::handle op, const Codecs& codec,
              std::string_view algorithm, py::handle residual, bool sync, double timeout) {
@@ -108,12 +125,6 @@ void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator,
   });
 }
 
-DType dtype_named(std::string_view text) {
-  for (int d = 1; valid(static_cast<DType>(d)); ++d)
-    if (name(static_cast<DType>(d)) == text) return static_cast<DType>(d);
-  fail_argument("unknown dtype '" + std::string(text) + "'");
-}
-
 std::vector<std::pair<std::string, std::string>> peers_of(Communicator& c) {
   std::vector<std::pair<std::string, std::string>> peers;
   const Transport& t = c.engine().transport();
@@ -129,6 +140,26 @@ std::map<std::string, uint64_t> counters_of(Communicator& c) {
           {"socket_bytes_received", n.socket_bytes_received},
           {"operations", c.engine().operations()},
           {"staging_bytes", c.engine().staging_bytes()}};
+}
+
+// (host number, machine number) of every rank.
+std::vector<std::pair<int, int>> places_of(Communicator& c) {
+  std::vector<std::pair<int, int>> places;
+  const Transport& t = c.engine().transport();
+  for (int p = 0; p < c.size(); ++p) places.emplace_back(t.host_number(p), t.machine_number(p));
+  return places;
+}
+
+using LinkTuple = std::tuple<double, double, double, double>;
+
+void set_costs(Communicator& c, const std::vector<LinkTuple>& links, std::vector<int> machine, int cores,
+               double reduce, const std::map<std::string, std::pair<double, double>>& codecs) {
+  Costs costs{
+      .links = {}, .machine = std::move(machine), .cores = cores, .reduce_s_per_byte = reduce, .codecs = {}};
+  for (const auto& [alpha, beta, message, touch] : links)
+    costs.links.push_back({alpha, beta, message, touch});
+  for (const auto& [name, rate] : codecs) costs.codecs[name] = {rate.first, rate.second};
+  c.set_costs(std::move(costs));
 }
 
 py::list trace_of(Communicator& c) {
@@ -179,6 +210,19 @@ void register_comm(py::module_& m) {
            })
       .def_property_readonly("topology", &Communicator::topology)
       .def("set_topology", &Communicator::set_topology)
+      .def("set_costs", &set_costs, py::arg("links"), py::arg("machine"), py::arg("cores"), py::arg("reduce"),
+           py::arg("codecs"))
+      .def("places", &places_of)
+      .def("measure_link",
+           [](Communicator& c, int peer, bool leads) {
+             py::gil_scoped_release release;
+             const LinkTimes t = measure_link(c, peer, leads);
+             return std::tuple(t.latency_s, t.message_s, t.byte_s);
+           })
+      .def("candidates",
+           [](const Communicator& c, size_t count, std::string_view dtype, const Codecs& codec) {
+             return c.choose(Collective::all_reduce, count, dtype_named(dtype), codec).candidates;
+           })
       .def(
           "abort", [](Communicator& c, const std::string& reason) { c.engine().abort(reason); },
           py::call_guard<py::gil_scoped_release>())

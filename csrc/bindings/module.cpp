@@ -9,6 +9,7 @@ void register_sparse(pybind11::module_& m);
 void register_schedule(pybind11::module_& m);
 void register_transport(pybind11::module_& m);
 void register_comm(pybind11::module_& m);
+void register_pack(pybind11::module_& m);
 }  // namespace gw
 
 PYBIND11_MODULE(_native, m) {
@@ -20,4 +21,5 @@ PYBIND11_MODULE(_native, m) {
   gw::register_schedule(m);
   gw::register_transport(m);
   gw::register_comm(m);
+  gw::register_pack(m);
 }

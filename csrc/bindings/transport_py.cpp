@@ -34,7 +34,9 @@ void register_config(py::module_& m) {
       .def_readwrite("channel_bytes", &Config::channel_bytes)
       .def_readwrite("segment_bytes", &Config::segment_bytes)
       .def_readwrite("spin_us", &Config::spin_us)
-      .def_readwrite("ifname", &Config::ifname);
+      .def_readwrite("ifname", &Config::ifname)
+      .def_readwrite("topology", &Config::topology)
+      .def_readwrite("deterministic", &Config::deterministic);
 }
 
 std::unique_ptr<Endpoint> make_endpoint(int rank, int size, uint32_t epoch, const py::bytes& secret,

@@ -5,11 +5,6 @@
 namespace gw {
 namespace {
 
-// Prices until a link has been measured; order of magnitude is what the choice needs. Measured on two cores of one
-// host, 2026-11: a shm message costs about 0.5 us and 10 GB/s, TCP over loopback 30 us and 1.5 GB/s.
-constexpr Link kInsideHost{.alpha_s = 0.5e-6, .beta_s_per_byte = 1 / 10e9};
-constexpr Link kBetweenHosts{.alpha_s = 30e-6, .beta_s_per_byte = 1 / 1.5e9};
-
 constexpr size_t kMostPlans = 1024;  // shapes kept per communicator; a training loop has a few dozen
 
 std::string sized(const View& v) { return std::string(name(v.dtype)) + "[" + std::to_string(v.count) + "]"; }
@@ -18,12 +13,6 @@ std::vector<uint8_t> peers_in_memory(const Transport& t) {
   std::vector<uint8_t> shared(static_cast<size_t>(t.size()));
   for (int p = 0; p < t.size(); ++p) shared[static_cast<size_t>(p)] = p != t.rank() && t.shares_memory(p);
   return shared;
-}
-
-Link slowest_link(const Transport& t) {
-  for (int p = 0; p < t.size(); ++p)
-    if (p != t.rank() && t.kind(p) == "tcp") return kBetweenHosts;
-  return kInsideHost;
 }
 
 Topology found(const Transport& t) {
@@ -52,7 +41,7 @@ Communicator::Communicator(std::unique_ptr<Transport> transport, uint32_t epoch,
       size_(transport->size()),
       epoch_(epoch),
       config_(config),
-      link_(slowest_link(*transport)),
+      costs_(default_costs(*transport)),
       shares_memory_(peers_in_memory(*transport)),
       topology_(found(*transport)),
       topology_hash_(topology_.hash()),
@@ -63,6 +52,13 @@ void Communicator::set_topology(Topology topology) {
   std::lock_guard lock(plans_mutex_);
   topology_ = std::move(topology);
   topology_hash_ = topology_.hash();
+  plans_.clear();
+}
+
+void Communicator::set_costs(Costs costs) {
+  costs.check(size_);
+  std::lock_guard lock(plans_mutex_);
+  costs_ = std::move(costs);
   plans_.clear();
 }
 
@@ -174,14 +170,25 @@ Choice Communicator::choose(Collective collective, size_t count, DType dtype, co
              .size = size_,
              .raw_bytes = raw,
              .segment_bytes = config_.segment_bytes,
-             .link = link_,
-             .topology = topology_};
+             .link = costs_.slowest(),
+             .topology = topology_,
+             .links = costs_.links,
+             .machine = costs_.machine,
+             .cores = costs_.cores};
   q.lossy = lossy;
+  q.size_invariant = config_.deterministic == "size-invariant";
   q.rounding = is_float(dtype) && size_of(dtype) == 2;
   if (lossy && raw)
     q.wire_ratio = static_cast<double>(codec->encoded_bytes(count * shares)) / static_cast<double>(raw);
-  q.gamma_s_per_byte =
-      lossy ? 1 / 4e9 : 1 / 12e9;  // reduce, encode and decode of one core; same origin as the links
+  // until it is measured: of one core, same origin as the links
+  constexpr CodecRate kUnknown{1 / 4e9, 1 / 4e9};
+  q.gamma_s_per_byte = costs_.reduce_s_per_byte;
+  if (lossy) {
+    const auto known = costs_.codecs.find(codec->description());
+    const CodecRate rate = known == costs_.codecs.end() ? kUnknown : known->second;
+    q.encode_s_per_byte = rate.encode_s_per_byte;
+    q.decode_s_per_byte = rate.decode_s_per_byte;
+  }
   return select(q);
 }
 
@@ -206,6 +213,13 @@ std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::str
     operation.algorithm = a.name;
     id = a.id;
     schedule = make_schedule(a.name, {operation.collective, rank_, size_, operation.peer, topology_});
+    const bool owned = operation.codec && operation.codec->lossy() && schedule.lossy_encodes > 1;
+    if (config_.deterministic == "size-invariant" && operation.collective == Collective::all_reduce &&
+        (schedule.nested_sums > 1 || owned))
+      fail_argument(
+          "algorithm \"" + chosen +
+          "\" gives bits that depend on the size, which deterministic=\"size-invariant\" rules out: take "
+          "\"one_shot\" or \"auto\", or without a lossy codec \"direct\"");
   }
   auto plan = make_plan(operation, schedule, id, epoch_,
                         {.segment_bytes = config_.segment_bytes,

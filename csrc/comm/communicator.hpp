@@ -12,6 +12,7 @@
 
 #include "base/config.hpp"
 #include "base/view.hpp"
+#include "comm/costs.hpp"
 #include "comm/engine.hpp"
 #include "schedule/select.hpp"
 
@@ -46,8 +47,10 @@ class Communicator {
   Engine& engine() { return engine_; }
   const Config& config() const { return config_; }
   const Topology& topology() const { return topology_; }
-  // Every rank must set the same, before the first collective; throws Error(argument).
+  const Costs& costs() const { return costs_; }
+  // Every rank must set the same, between the same two collectives; throw Error(argument).
   void set_topology(Topology topology);
+  void set_costs(Costs costs);
 
  private:
   struct Prepared {
@@ -64,7 +67,7 @@ class Communicator {
   const int rank_, size_;
   const uint32_t epoch_;
   const Config config_;
-  Link link_;
+  Costs costs_;
   const std::vector<uint8_t> shares_memory_;  // by peer
   Topology topology_;
   uint32_t topology_hash_ = 0;

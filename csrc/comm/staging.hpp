@@ -51,7 +51,7 @@ class Staging {
       size = 0;
       buffer.reset(static_cast<T*>(::operator new(wanted * sizeof(T), std::align_val_t{64})));
       size = wanted;
-      bytes_.store(scratch_size_ * sizeof(float) + frames_size_, std::memory_order_relaxed);
+      bytes_.store(scratch_size_ * sizeof(float) + frames_size_ + partials_size_, std::memory_order_relaxed);
     }
     return buffer.get();
   }

@@ -1,12 +1,13 @@
-// The price of a schedule: time = latency + bytes / bandwidth + reduction, found by running the schedules of all ranks
+// The price of a schedule: time = latency + bytes / bandwidth + arithmetic, found by running the schedules of all ranks
 // on a clock, in the executor's order.
 //
-// A message takes alpha, during which its sender may already send the next one, and occupies the sender's send port and
-// the receiver's receive port for beta a byte. A rank does its arithmetic, gamma a raw byte, one piece at a time: a
-// recv_reduce pays per source, and with a codec every encode and decode pays as well. (The LogGP model with the
-// per-message overhead in alpha: Alexandrov et al. 1995.)
+// A message costs its sender's core message_s and touch a byte, is on its way for alpha, occupies the sender's send port
+// and the receiver's receive port for beta a byte, and costs the receiver's core the same as the sender's. Arithmetic
+// costs a core gamma, encode or decode a raw byte. A core does one piece at a time, for all the ranks that share it.
+// (The LogGP model, with cores: Alexandrov et al. 1995.)
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <queue>
 
 #include "base/error.hpp"
@@ -26,21 +27,34 @@ constexpr int kMostSegments = 64;
 
 struct Group {
   std::vector<Schedule> ranks;
-  std::vector<std::vector<std::vector<double>>> work;  // [rank][lane][step]
+  std::vector<std::vector<std::vector<double>>> work;  // [rank][lane][step] seconds a raw byte
   size_t steps = 0;
 };
 
 Group make_group(std::string_view algorithm, const Question& q) {
+  const double gamma = q.gamma_s_per_byte;
+  const double encode = q.encode_s_per_byte < 0 ? gamma : q.encode_s_per_byte;
+  const double decode = q.decode_s_per_byte < 0 ? gamma : q.decode_s_per_byte;
   Group g;
   for (int r = 0; r < q.size; ++r) {
     g.ranks.push_back(make_schedule(algorithm, {q.collective, r, q.size, 0, q.topology}));
     auto& work = g.work.emplace_back();
     for (const Lane& lane : g.ranks.back().lanes) {
-      work.push_back(work_of(lane, coded(q)));
+      auto& seconds = work.emplace_back();
+      for (const StepWork& w : work_of(lane, coded(q)))
+        seconds.push_back(w.reduce * gamma + w.encode * encode + w.decode * decode);
       g.steps += lane.steps.size();
     }
   }
   return g;
+}
+
+// Pieces that the executor cuts a chunk into.
+double segments_of(double chunk_bytes, const Question& q) {
+  constexpr double kPieces = 4, kSmallest = 16 << 10;
+  const double piece =
+      std::min(static_cast<double>(q.segment_bytes), std::max(chunk_bytes / kPieces, kSmallest));
+  return std::max(1.0, std::ceil(chunk_bytes / piece));
 }
 
 // ---- running on a clock ------------------------------------------------------------------------------------------
@@ -86,22 +100,29 @@ class Simulation {
   double earliest(size_t line);  // when its next piece may start; infinite if that is not known yet
   void offer(size_t line);
   void do_next(size_t line);
+  const Link& link(size_t from, size_t to) const {
+    return q_.links.empty() ? q_.link : q_.links[from * group_.ranks.size() + to];
+  }
+  double bytes_of(const Step& step) const { return raw_ * (step.raw ? 1 : q_.wire_ratio); }
+  double core_s(size_t line) const;  // of its next piece
 
   const Group& group_;
-  double alpha_, wire_s_, pass_s_;  // of one segment
+  const Question& q_;
+  double raw_;  // bytes of one segment
   size_t lanes_;
   std::vector<std::vector<LaneQueues>> queues_;
   std::vector<Line> lines_;
   std::vector<Arrivals> arrivals_;
-  std::vector<double> send_port_, receive_port_, compute_;  // per rank: free from
+  std::vector<size_t> port_of_, core_of_;                // [rank]
+  std::vector<double> send_port_, receive_port_, core_;  // free from
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
 };
 
 Simulation::Simulation(const Group& group, const Question& q, int segments)
-    : group_(group), alpha_(q.link.alpha_s), lanes_(std::max<size_t>(1, group.ranks[0].lanes.size())) {
-  const double raw = static_cast<double>(q.raw_bytes) / group.ranks[0].chunks / segments;
-  wire_s_ = raw * q.wire_ratio * q.link.beta_s_per_byte;
-  pass_s_ = raw * q.gamma_s_per_byte;
+    : group_(group),
+      q_(q),
+      raw_(static_cast<double>(q.raw_bytes) / group.ranks[0].chunks / segments),
+      lanes_(std::max<size_t>(1, group.ranks[0].lanes.size())) {
   const size_t n = group.ranks.size();
   for (const Schedule& s : group.ranks) {
     auto& queues = queues_.emplace_back();
@@ -116,9 +137,33 @@ Simulation::Simulation(const Group& group, const Question& q, int segments)
                                                         : &lanes[lane_of(line)].receives;
   }
   arrivals_.resize(n * n * lanes_);
+  std::map<int, size_t> ports, on_machine;
+  for (size_t r = 0; r < n; ++r) {
+    const bool shared = !q.links.empty() && !q.topology.host.empty();
+    port_of_.push_back(shared ? ports.try_emplace(q.topology.host[r], ports.size()).first->second : r);
+    const int machine = q.machine.empty() ? 0 : q.machine[r];
+    const size_t before = on_machine[machine]++;
+    // cores are numbered by machine; without a number of cores every rank has its own
+    core_of_.push_back(q.cores <= 0 ? r
+                                    : static_cast<size_t>(machine) * static_cast<size_t>(q.cores) +
+                                          before % static_cast<size_t>(q.cores));
+  }
   send_port_.resize(n);
   receive_port_.resize(n);
-  compute_.resize(n);
+  core_.resize(1 + *std::ranges::max_element(core_of_));
+}
+
+double Simulation::core_s(size_t line) const {
+  const size_t rank = rank_of(line), lane = lane_of(line);
+  const auto index = static_cast<size_t>((*lines_[line].pieces)[lines_[line].next].step);
+  const Step& step = group_.ranks[rank].lanes[lane].steps[index];
+  double seconds = group_.work[rank][lane][index] * raw_;
+  for (int peer : step.peers) {
+    const auto p = static_cast<size_t>(peer);
+    const Link& l = sends(line) ? link(rank, p) : link(p, rank);
+    seconds += l.message_s + bytes_of(step) * l.touch_s_per_byte;
+  }
+  return seconds;
 }
 
 double Simulation::earliest(size_t line) {
@@ -131,9 +176,11 @@ double Simulation::earliest(size_t line) {
   const size_t rank = rank_of(line), lane = lane_of(line);
   const Step& step = step_of(line);
   double time = piece.after ? other.last_done : 0;
-  const bool computes = group_.work[rank][lane][static_cast<size_t>(piece.step)] > 0;
-  if (computes) time = std::max(time, compute_[rank]);
-  if (sends(line)) return std::max(time, send_port_[rank]);
+  if (core_s(line) > 0) time = std::max(time, core_[core_of_[rank]]);
+  if (sends(line))
+    return link(rank, static_cast<size_t>(step.peers[0])).beta_s_per_byte > 0
+               ? std::max(time, send_port_[port_of_[rank]])
+               : std::max(time, mine.last_done);
   for (int from : step.peers) {
     const Arrivals& a = arrivals(static_cast<size_t>(from), rank, lane);
     if (a.taken == a.times.size()) return kUnknown;
@@ -155,18 +202,23 @@ void Simulation::do_next(size_t line) {
   Line& mine = lines_[line];
   const size_t rank = rank_of(line), lane = lane_of(line);
   const Step& step = step_of(line);
-  const auto index = static_cast<size_t>((*mine.pieces)[mine.next].step);
-  const double work = group_.work[rank][lane][index] * pass_s_;
+  const double work = core_s(line);
   double done = earliest(line) + work;
-  if (work > 0) compute_[rank] = done;
+  if (work > 0) core_[core_of_[rank]] = done;
   ++mine.next;
   if (sends(line)) {
     const auto to = static_cast<size_t>(step.peers[0]);
-    send_port_[rank] = done + wire_s_;
-    receive_port_[to] = std::max(done + alpha_, receive_port_[to]) + wire_s_;
-    arrivals(rank, to, lane).times.push_back(receive_port_[to]);
+    const Link& l = link(rank, to);
+    const double wire_s = bytes_of(step) * l.beta_s_per_byte;
+    double arrived = done + l.alpha_s;
+    if (wire_s > 0) {
+      double &out = send_port_[port_of_[rank]], &in = receive_port_[port_of_[to]];
+      out = done + wire_s;
+      in = arrived = std::max(arrived, in) + wire_s;
+      done = out;
+    }
+    arrivals(rank, to, lane).times.push_back(arrived);
     offer(line_of(to, lane, false));
-    done = send_port_[rank];
   } else {
     for (int from : step.peers) ++arrivals(static_cast<size_t>(from), rank, lane).taken;
   }
@@ -197,6 +249,7 @@ double Simulation::run() {
 
 // No pipelining gets below the bytes of the busiest port.
 double least_s(const Group& group, const Question& q) {
+  if (!q.links.empty()) return 0;  // who is busiest depends on the links
   double busiest = 0;
   for (const Schedule& s : group.ranks) {
     const Load load = load_of(s, coded(q));
@@ -210,7 +263,7 @@ double least_s(const Group& group, const Question& q) {
 double simulate(std::string_view algorithm, const Question& q) {
   const Group group = make_group(algorithm, q);
   const double chunk_bytes = static_cast<double>(q.raw_bytes) / group.ranks[0].chunks;
-  const double wanted = std::max(1.0, std::ceil(chunk_bytes / static_cast<double>(q.segment_bytes)));
+  const double wanted = segments_of(chunk_bytes, q);
   const auto affordable =
       std::clamp<size_t>(kMostPieces / std::max<size_t>(1, group.steps), 2, kMostSegments);
   if (wanted <= static_cast<double>(affordable)) return Simulation(group, q, static_cast<int>(wanted)).run();
@@ -251,6 +304,9 @@ double estimate(std::string_view algorithm, const Question& q) {
   if (!(q.wire_ratio >= 0) || !(q.gamma_s_per_byte >= 0) || !(q.link.alpha_s >= 0) ||
       !(q.link.beta_s_per_byte >= 0))
     fail_argument("wire_ratio, gamma, alpha and beta must be numbers of at least 0");
+  const auto n = static_cast<size_t>(q.size);
+  if ((!q.links.empty() && q.links.size() != n * n) || (!q.machine.empty() && q.machine.size() != n))
+    fail_argument("links and machine must describe " + std::to_string(q.size) + " ranks");
   return q.size <= kMostSimulated ? simulate(algorithm, q) : closed_form(algorithm, q);
 }
 

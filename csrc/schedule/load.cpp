@@ -8,20 +8,22 @@ namespace gw {
 
 bool coded(const Question& q) { return q.lossy || q.wire_ratio != 1.0; }
 
-std::vector<double> work_of(const Lane& lane, bool coded) {
-  std::vector<double> work;
+std::vector<StepWork> work_of(const Lane& lane, bool coded) {
+  std::vector<StepWork> work;
   std::set<int> framed;  // chunks whose encoded form is at hand, so that sending them costs nothing
   for (const Step& s : lane.steps) {
-    double passes = 0;
-    const bool encodes = coded && !s.raw;
+    StepWork w;
+    const bool codes = coded && !s.raw;
+    const auto sources = static_cast<double>(s.peers.size());
     if (s.kind == StepKind::recv_reduce) {
-      passes = static_cast<double>(s.peers.size());
       framed.erase(s.chunk);
+      (codes ? w.decode : w.reduce) = sources;  // decode_add does both
     } else {
       const bool fresh = framed.insert(s.chunk).second;
-      if (encodes) passes = s.kind == StepKind::recv || fresh ? 1 : 0;
+      if (codes && s.kind == StepKind::recv) w.decode = 1;
+      if (codes && s.kind == StepKind::send && fresh) w.encode = 1;
     }
-    work.push_back(passes);
+    work.push_back(w);
   }
   return work;
 }
@@ -37,7 +39,7 @@ Load load_of(const Schedule& s, bool coded) {
       (send ? load.sent : load.received) += chunk * static_cast<double>(step.peers.size());
       if (send) sending.insert(step.round);
     }
-    for (double passes : work_of(lane, coded)) load.passes += passes * chunk;
+    for (const StepWork& w : work_of(lane, coded)) load.passes += w.passes() * chunk;
   }
   load.sending_rounds = static_cast<int>(sending.size());
   return load;

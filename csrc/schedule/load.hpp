@@ -17,8 +17,12 @@ struct Load {
 
 // An operation whose messages go through a codec pays for arithmetic at both ends of each.
 bool coded(const Question& question);
-// Passes over a chunk's raw bytes that each step of the lane costs its rank.
-std::vector<double> work_of(const Lane& lane, bool coded);
+// Arithmetic of one step of a lane, in passes over its chunk's raw bytes.
+struct StepWork {
+  double reduce = 0, encode = 0, decode = 0;
+  double passes() const { return reduce + encode + decode; }
+};
+std::vector<StepWork> work_of(const Lane& lane, bool coded);
 Load load_of(const Schedule& schedule, bool coded);
 
 // The schedules of a few ranks that show all there is to count: ranks differ by their place in a tree or by being the

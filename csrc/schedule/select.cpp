@@ -21,6 +21,9 @@ std::string refusal(const Schedule& s, const Question& q) {
     return "re-encodes " + std::to_string(s.lossy_encodes - 1) + " times: error grows; ask for it by name";
   if (q.lossy && s.lossy_encodes == 0 && s.collective != Collective::barrier)
     return "makes no use of the codec; ask for it by name";
+  if (q.size_invariant && s.nested_sums > 1) return "its order of sums depends on the size";
+  if (q.size_invariant && q.lossy && s.lossy_encodes > 1)
+    return "whose value is not encoded, the owner's, depends on the size";
   if (q.rounding && s.nested_sums > kMostRoundings)
     return "rounds 16-bit sums " + std::to_string(s.nested_sums) + " times: error grows; ask for it by name";
   return "";
@@ -55,8 +58,10 @@ Candidate price(const Algorithm& a, const Question& q) {
   if (c.valid) {
     char text[96];
     std::snprintf(text, sizeof text, "%d x %s latency + %.2f x %s for the bytes", load.rounds,
-                  duration(q.link.alpha_s).c_str(), load.sent,
-                  duration(static_cast<double>(q.raw_bytes) * q.wire_ratio * q.link.beta_s_per_byte).c_str());
+                  duration(q.link.alpha_s + 2 * q.link.message_s).c_str(), load.sent,
+                  duration(static_cast<double>(q.raw_bytes) * q.wire_ratio *
+                           (q.link.beta_s_per_byte + q.link.touch_s_per_byte))
+                      .c_str());
     c.reason = text;
   }
   return c;

@@ -9,22 +9,34 @@
 
 namespace gw {
 
+// What a message of so many bytes costs on its way from one rank to another.
 struct Link {
-  double alpha_s;          // seconds a message takes however small
-  double beta_s_per_byte;  // seconds per byte
+  double alpha_s;  // seconds a message is on its way however small
+  double
+      beta_s_per_byte;  // seconds per byte in which it keeps both ends' ports busy; 0: nothing but the cores limits it
+  double message_s = 0;         // seconds of a core at either end, a message
+  double touch_s_per_byte = 0;  // the same, a byte
+  bool operator==(const Link&) const = default;
 };
 
 struct Question {
   Collective collective = Collective::all_reduce;
   int size = 1;
-  size_t raw_bytes = 0;         // of all chunks together (all_gather: of the gathered array)
-  double wire_ratio = 1;        // encoded bytes / raw bytes
-  bool lossy = false;           // a codec is to be used, and loses something
-  bool rounding = false;        // 16-bit floats: a partial sum is rounded whenever it leaves its rank
-  double gamma_s_per_byte = 0;  // reduce (and encode + decode) per raw byte
+  size_t raw_bytes = 0;   // of all chunks together (all_gather: of the gathered array)
+  double wire_ratio = 1;  // encoded bytes / raw bytes
+  bool lossy = false;     // a codec is to be used, and loses something
+  bool rounding = false;  // 16-bit floats: a partial sum is rounded whenever it leaves its rank
+  bool size_invariant =
+      false;  // every element is summed in rank order and encoded equally often, whatever the size
+  double gamma_s_per_byte = 0;                            // of a core: reducing one source, per raw byte
+  double encode_s_per_byte = -1, decode_s_per_byte = -1;  // per raw byte; negative: as gamma
   size_t segment_bytes = size_t{128} << 10;
   Link link{};  // the slowest link between any two ranks
   Topology topology{};
+  // Filled in where links differ. Ports are then those of a host, which its ranks share, and used between hosts only.
+  std::vector<Link> links{};   // [from * size + to]; empty: `link` everywhere, a port for every rank
+  std::vector<int> machine{};  // [size] ranks with one number share that machine's cores
+  int cores = 0;               // of each machine; 0: one for every rank
 };
 
 struct Candidate {
@@ -46,8 +58,8 @@ struct Choice {
 // Throws Error(argument) if no algorithm supports the collective at this size.
 Choice select(const Question& question);
 
-// alpha-beta-gamma time of one schedule, all ranks started together: full duplex, one send and one receive port a
-// rank, lanes share the ports, chunks cut into segments.
+// Time of one schedule, all ranks started together: full duplex, one send and one receive port a rank or host, lanes
+// share the ports, ranks of a machine share its cores, chunks cut into segments.
 double estimate(std::string_view algorithm, const Question& question);
 
 }  // namespace gw

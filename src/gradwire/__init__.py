@@ -39,6 +39,7 @@ from gradwire.policy import Policy
 from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages, ramp, warmup
 from gradwire.store import Store
+from gradwire.topology import Topology
 from gradwire.trace import TraceEvent
 from gradwire.work import Work
 
@@ -66,6 +67,7 @@ __all__ = [
     "Stages",
     "Store",
     "Timeout",
+    "Topology",
     "TraceEvent",
     "Work",
     "codec",

@@ -69,6 +69,9 @@ def low_rank_project(m: Any, q: Any, p: Any) -> None: ...  # p = m q
 def low_rank_back_project(m: Any, p: Any, q: Any) -> None: ...  # q = m^T p
 def low_rank_restore(p: Any, q: Any, m: Any | None, out: Any) -> None: ...  # out = p q^T; m -= out
 def orthonormalize(p: Any) -> int: ...  # in place; returns how many columns are independent
+# Copies arrays to or from places in a buffer (uint8): offsets in elements of their common dtype.
+def pack(arrays: Sequence[Any], offsets: Sequence[int], buffer: Any) -> None: ...
+def unpack(buffer: Any, offsets: Sequence[int], arrays: Sequence[Any]) -> None: ...
 def array_info(x: Any) -> tuple[int, int, str]: ...  # (address, count, dtype name); ArgumentError if not usable
 
 # -- schedule ----------------------------------------------------------------------------------------------------
@@ -154,6 +157,8 @@ class Config:
     segment_bytes: int
     spin_us: float
     ifname: str
+    topology: str
+    deterministic: str
     @staticmethod
     def from_env() -> Config: ...
     def check(self) -> None: ...
@@ -195,6 +200,9 @@ class Communicator:
     def all_reduce(
         self, x: Any, op: str, codec: Codec | None, algorithm: str, residual: Any | None, sync: bool, timeout: float
     ) -> Work | None: ...
+    def all_reduce_as(  # buffer: uint8, holding count elements of dtype
+        self, buffer: Any, count: int, dtype: str, op: str, codec: Codec | None, algorithm: str, sync: bool, timeout: float
+    ) -> Work | None: ...
     def reduce_scatter(
         self, x: Any, out: Any, op: str, codec: Codec | None, algorithm: str, residual: Any | None, sync: bool, timeout: float
     ) -> Work | None: ...
@@ -207,7 +215,20 @@ class Communicator:
     def explain(self, count: int, dtype: str, codec: Codec | None) -> str: ...
     def choose(self, count: int, dtype: str, codec: Codec | None) -> str: ...  # the algorithm "auto" takes for all_reduce
     topology: Topology
-    def set_topology(self, topology: Topology) -> None: ...  # the same on every rank, before the first collective
+    # Both: the same on every rank, between the same two collectives.
+    def set_topology(self, topology: Topology) -> None: ...
+    def set_costs(
+        self,
+        links: Sequence[tuple[float, float, float, float]],  # [from * size + to] alpha, beta, message, touch: see select.hpp
+        machine: Sequence[int],
+        cores: int,
+        reduce: float,  # seconds a byte of one core
+        codecs: dict[str, tuple[float, float]],  # repr of the codec: encode, decode, seconds a raw byte
+    ) -> None: ...
+    def places(self) -> list[tuple[int, int]]: ...  # host number, machine number of every rank; the same on all
+    # seconds: latency one way, between small messages, a byte; the peer calls with leads=False and gets zeros
+    def measure_link(self, peer: int, leads: bool) -> tuple[float, float, float]: ...
+    def candidates(self, count: int, dtype: str, codec: Codec | None) -> list[Candidate]: ...  # of choose()
     def abort(self, reason: str) -> None: ...
     def close(self) -> None: ...
     def peers(self) -> list[tuple[str, str]]: ...  # per rank: (transport kind, host); own rank: ("self", host)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,9 @@ from gradwire.collectives import CodecLike, Collectives
 from gradwire.config import Duration, make_config, seconds
 from gradwire.errors import ArgumentError
 from gradwire.launch import default_store, discover, open_store
+from gradwire.probe import probe
 from gradwire.rendezvous import HubMeeting, Meeting, Place, StoreMeeting
+from gradwire.topology import Topology, cache_path
 from gradwire.trace import TraceEvent, write_chrome
 
 
@@ -27,6 +30,7 @@ def init(
     *,
     timeout: Duration | None = None,
     epoch: int = 0,
+    topology: Any = None,
     **settings: Any,
 ) -> Communicator:
     """Meet the other ranks and return the communicator of all of them. Every rank calls it, equally often.
@@ -36,9 +40,12 @@ def init(
     GRADWIRE_STORE, else torch.distributed's store, else torchrun's, else rank 0 serves on MASTER_PORT + 1.
     timeout: seconds or timedelta that an operation, and this call, may wait for other ranks (default 300).
     epoch: generation; a rank that joins survivors passes theirs (see `Communicator.reconfigure`).
-    settings: transport, sockets, congestion, channel_bytes, segment_bytes, spin_us, ifname,
-    heartbeat_s; each overrides the GRADWIRE_ variable of its name. Raises ArgumentError for a wrong setting,
-    RendezvousError that names the ranks that did not come.
+    topology: a `gradwire.Topology`, or the file that `gradwire probe` wrote; rank 0 alone reads it. "auto":
+    the one measured earlier on these hosts, from rank 0's cache; measured now if there is none. None: the
+    variable GRADWIRE_TOPOLOGY, else nothing is known of the links. The same sort on every rank.
+    settings: transport, sockets, congestion, channel_bytes, segment_bytes, spin_us, ifname, heartbeat_s,
+    deterministic; each overrides the GRADWIRE_ variable of its name. Raises ArgumentError for a wrong
+    setting, RendezvousError that names the ranks that did not come.
 
     >>> import gradwire, numpy as np
     >>> with gradwire.init(rank=0, size=1) as comm:
@@ -63,9 +70,49 @@ def init(
     scope = "gradwire" + (f"/{launch.run}" if launch is not None and launch.run else "")
     shared = _Shared(meeting)
     try:
-        return Communicator(shared, scope, place, config)
+        comm = Communicator(shared, scope, place, config)
     finally:
         shared.release()
+    wanted = topology if topology is not None else config.topology or None
+    try:
+        if wanted is not None:
+            comm.use(_shared_topology(comm, wanted))
+    except BaseException:
+        comm.close()
+        raise
+    return comm
+
+
+def _shared_topology(comm: Communicator, wanted: Any) -> Topology:
+    """Rank 0's, on every rank: what ranks read or cached by themselves could differ."""
+    text = b""
+    problem = ""
+    if comm.rank == 0:
+        try:
+            if isinstance(wanted, Topology):
+                text = wanted.to_json().encode()
+            elif wanted == "auto":
+                path = comm.topology_cache()
+                text = path.read_bytes() if path.exists() else b""
+            else:
+                text = Path(wanted).read_bytes()
+            if text:
+                Topology.from_json(text, str(wanted))
+        except (OSError, ArgumentError) as error:
+            problem, text = str(error), b""
+    length = np.array([-1 if problem else len(text)], np.int64)
+    comm.broadcast(length, root=0)
+    if length[0] < 0:
+        raise ArgumentError(problem or "rank 0 cannot read the topology: see its error")
+    if length[0] == 0:
+        measured = comm.probe()
+        if comm.rank == 0:
+            measured.save(comm.topology_cache())
+        return measured
+    buffer = np.zeros(int(length[0]), np.uint8)
+    buffer[:] = np.frombuffer(text, np.uint8) if comm.rank == 0 else 0
+    comm.broadcast(buffer, root=0)
+    return Topology.from_json(buffer.tobytes())
 
 
 def _meeting_at(store: Any, rank: int, timeout: float) -> Meeting:
@@ -184,6 +231,70 @@ class Communicator(Collectives):
             raise ArgumentError("reconfigure after close() needs a store=")
         self._connect(self._shared, place, limit)
         return self
+
+    # -- what moving bytes costs here ------------------------------------------------------------------------
+    def probe(self, progress: Callable[[int, int], None] | None = None) -> Topology:
+        """Measure latency and bandwidth between every two ranks, and the codecs' speed. Every rank calls it.
+
+        Pairs are measured in rounds in which no rank, and no machine, is in two of them; a pair takes a few
+        hundredths of a second, more on slow links. progress: called with (rounds done, rounds in all).
+        Returns
+        the same Topology on every rank; `use` makes this communicator go by it.
+
+        >>> import gradwire
+        >>> found = gradwire.testing.run_ranks(2, lambda comm: comm.probe())
+        >>> found[0] == found[1], found[0].slow_links()
+        (True, [])
+        """
+        return probe(self, progress)
+
+    def use(self, topology: Topology) -> None:
+        """From now on choose algorithms by this topology. Every rank calls it, between the same operations.
+
+        Raises ArgumentError if it describes another number of ranks.
+
+        >>> import gradwire
+        >>> def rank(comm):
+        ...     comm.use(comm.probe())
+        ...     return comm.choose(256)
+        >>> len(set(gradwire.testing.run_ranks(2, rank)))
+        1
+        """
+        if topology.size != self.size:
+            raise ArgumentError(
+                f"this topology describes {topology.size} ranks, this communicator has {self.size}: probe"
+            )
+        topology.apply(self._native)
+        self._choices.clear()
+
+    def topology_cache(self) -> Path:
+        """The file in which rank 0 keeps this set of hosts' topology for `init(topology="auto")`.
+
+        >>> import gradwire
+        >>> gradwire.init(rank=0, size=1).topology_cache().suffix
+        '.json'
+        """
+        kinds, hosts = zip(*self.peers())
+        return cache_path(hosts, self._native.places(), kinds)
+
+    def step(self) -> None:
+        """A step of training is over: what codec="auto" chose may change. Every rank calls it.
+
+        >>> import gradwire
+        >>> gradwire.init(rank=0, size=1).step()
+        """
+        self._choices.clear()
+
+    def candidates(self, x_or_nbytes: Any, codec: CodecLike = None) -> dict[str, float]:
+        """Predicted seconds of every algorithm for an all_reduce of this array, or of that many bytes of
+        float32.
+
+        >>> import gradwire
+        >>> gradwire.testing.run_ranks(2, lambda comm: "ring" in comm.candidates(1 << 20))[0]
+        True
+        """
+        shape = _shape(x_or_nbytes)
+        return {c.algorithm: c.seconds for c in self._native.candidates(*shape, as_codec(codec))}
 
     # -- looking ---------------------------------------------------------------------------------------------
     def peers(self) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ FIELDS = (
     "segment_bytes",
     "spin_us",
     "ifname",
+    "deterministic",
 )
 
 Duration = Union[float, timedelta]  # a bare number means seconds

@@ -46,6 +46,8 @@ COLUMNS = [
     Column("codec", "codec", left=True),
     Column("time_us", "time (us)", significant(4)),
     Column("spread", "+-", percent),
+    Column("predicted_us", "predicted", significant(4)),
+    Column("error", "error", lambda v: "" if v is None else f"{100 * v:+.0f}%"),
     Column("algbw", "algbw (GB/s)", significant(3)),
     Column("busbw", "busbw (GB/s)", significant(3)),
     Column("wrong", "wrong"),

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 
 import gradwire
-from gradwire.bench import all_reduce, codec, doctor
+from gradwire.bench import all_reduce, codec, doctor, probe
 from gradwire.bench.arguments import UsageError
 
 EXAMPLES = """\
 examples:
+  gradwire probe --ranks 4                             every link between ranks; which are slow
   gradwire doctor                                      what works here, what does not, and why
   gradwire bench all_reduce --ranks 2 --vs gloo        two processes on this machine, Gloo beside
   torchrun --nproc-per-node 4 -m gradwire.bench bench all_reduce --codec none,int8,int4
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     all_reduce.add_parser(benches)
     codec.add_parser(benches)
     doctor.add_parser(commands)
+    probe.add_parser(commands)
     return parser
 
 

@@ -30,6 +30,9 @@ class Entry(Protocol):
 
     def chosen(self, q: Question) -> str: ...
 
+    def predicted(self, q: Question) -> float | None:
+        """Seconds by the cost model; None if there is none."""
+
     def wire_bytes(self, q: Question) -> int | None:
         """Bytes this rank sends in one call; None if the library does not count them."""
 
@@ -61,6 +64,9 @@ class Gradwire:
         if self.algorithm != "auto":
             return self.algorithm
         return self._comm.choose(check.empty(q.count, q.dtype), self._codec)
+
+    def predicted(self, q: Question) -> float | None:
+        return self._comm.candidates(check.empty(q.count, q.dtype), self._codec).get(self.chosen(q))
 
     def wire_bytes(self, q: Question) -> int | None:
         array = check.empty(q.count, q.dtype)
@@ -112,6 +118,9 @@ class Gloo:
 
     def chosen(self, q: Question) -> str:
         return "-"
+
+    def predicted(self, q: Question) -> float | None:
+        return None
 
     def wire_bytes(self, q: Question) -> int | None:
         return None

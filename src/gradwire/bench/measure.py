@@ -129,6 +129,7 @@ class Bench:
         )
         taken = median(seconds) if seconds else None
         algbw = q.nbytes / taken / 1e9 if taken else None
+        predicted = entry.predicted(q)
         wire = None if verdict.wrong else self._wire_bytes(entry, q)
         return {
             "size": q.nbytes,
@@ -141,6 +142,8 @@ class Bench:
             "codec": entry.codec,
             "time_us": taken * 1e6 if taken else None,
             "spread": spread(seconds) if seconds else None,
+            "predicted_us": predicted * 1e6 if predicted is not None else None,
+            "error": predicted / taken - 1 if predicted is not None and taken else None,
             "algbw": algbw,
             "busbw": bus_bandwidth(algbw, q.size) if algbw else None,
             "wrong": verdict.wrong,

@@ -1,0 +1,182 @@
+"""Topologies: what is slow, which ring avoids it, how every rank comes to hold the same; and what goes
+by them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradwire
+from gradwire import Communicator, Topology
+from gradwire.errors import ArgumentError, MismatchError
+from gradwire.probe import tournament
+from gradwire.testing import run_ranks
+
+
+def network(
+    size: int, slow: dict[tuple[int, int], float] | None = None, host: list[int] | None = None
+) -> Topology:
+    """A gigabit between any two ranks, times `slow` where that says so."""
+    times = slow or {}
+    factor = [[times.get((min(a, b), max(a, b)), 1.0) for b in range(size)] for a in range(size)]
+    host = host or list(range(size))
+    table = [
+        [[t * factor[a][b] * (a != b) for b in range(size)] for a in range(size)] for t in (50e-6, 5e-6, 8e-9)
+    ]
+    return Topology([f"h{h}" for h in host], host, list(range(size)), 8, *table)
+
+
+def test_a_slow_link_is_named_and_the_ring_avoids_it() -> None:
+    t = network(4, {(0, 1): 8.0})
+    assert [(a, b) for a, b, _ in t.slow_links()] == [(0, 1)] and not any(t.slow())
+    order = t.order()
+    assert (0, 1) not in {(min(p), max(p)) for p in zip(order, [*order[1:], order[0]])}
+    assert "slow link: ranks 0 and 1 (h0 - h1): 8.0x the median" in t.report()
+
+
+def test_a_large_ring_avoids_slow_links_too() -> None:
+    t = network(12, {(a, a + 1): 9.0 for a in range(0, 11, 2)})
+    order = t.order()
+    assert sorted(order) == list(range(12))
+    assert max(t.seconds(a, b) for a, b in zip(order, [*order[1:], order[0]])) == t.seconds(0, 2)
+
+
+def test_a_rank_whose_every_link_is_slow_is_slow_itself() -> None:
+    t = network(5, {(min(2, p), max(2, p)): 6.0 for p in range(5) if p != 2})
+    assert t.slow() == [False, False, True, False, False] and t.slow_links() == []
+    assert t.schedule_topology().slow == t.slow()
+
+
+def test_equal_links_change_nothing() -> None:
+    t = network(6)
+    assert t.order() == list(range(6)) and t.report() == "no link stands out"
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 9])
+def test_in_a_tournament_everybody_meets_everybody_once(size: int) -> None:
+    rounds = list(tournament(size))
+    assert sorted(itertools.chain(*rounds)) == list(itertools.combinations(range(size), 2))
+    for pairs in rounds:
+        assert len(set(itertools.chain(*pairs))) == 2 * len(pairs)
+
+
+def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    t = network(3, {(0, 2): 3.0})
+    t.save(tmp_path / "deep" / "t.json")
+    assert Topology.from_json((tmp_path / "deep" / "t.json").read_bytes()) == t
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1, "codecs": {}}'])
+def test_a_file_that_is_no_topology_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match="is not a topology file"):
+        Topology.from_json(text)
+
+
+def test_every_rank_holds_what_rank_0_read(tmp_path: Path) -> None:
+    network(2).save(tmp_path / "t.json")
+
+    def rank(comm: Communicator) -> Any:
+        path = tmp_path / ("t.json" if comm.rank == 0 else "missing.json")
+        shared = gradwire.communicator._shared_topology(comm, str(path))
+        comm.use(shared)
+        return shared, comm.explain(1 << 20)
+
+    (a, why), (b, also) = run_ranks(2, rank)
+    assert a == b and why == also
+
+
+def test_ranks_that_hold_different_topologies_are_told() -> None:
+    def rank(comm: Communicator) -> None:
+        comm.use(network(2, host=[0, 0] if comm.rank else [0, 1]))
+        comm.all_reduce(np.ones(8, np.float32), algorithm="direct")
+
+    with pytest.raises(MismatchError):
+        run_ranks(2, rank)
+
+
+def test_a_topology_of_other_ranks_is_refused() -> None:
+    with gradwire.init(rank=0, size=1) as comm, pytest.raises(ArgumentError, match="probe"):
+        comm.use(network(2))
+
+
+# -- choosing a codec ------------------------------------------------------------------------------------
+def test_codec_auto_encodes_on_slow_links_only() -> None:
+    def sent(comm: Communicator, t: Topology) -> int:
+        comm.use(t)
+        x = np.ones(200_000, np.float32)
+        before = comm.stats()["bytes_sent"]
+        comm.all_reduce(x, codec="auto")
+        comm.step()
+        return comm.stats()["bytes_sent"] - before
+
+    slow = network(2)
+    fast = network(2, host=[0, 0])
+    fast.byte_s = [[0.0, 1e-11], [1e-11, 0.0]]
+    assert run_ranks(2, lambda comm: sent(comm, slow))[0] < 300_000
+    assert run_ranks(2, lambda comm: sent(comm, fast))[0] >= 800_000
+
+
+# -- one order of sums for every size --------------------------------------------------------------------
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_size_invariant_sums_of_pieces_are_those_of_the_whole(size: int) -> None:
+    count = 20_011
+    xs = [np.random.default_rng(r).standard_normal(count).astype(np.float32) for r in range(size)]
+
+    def rank(comm: Communicator) -> bool:
+        whole = comm.all_reduce(xs[comm.rank].copy())
+        same = True
+        for cut in (1, 37, 4096, 20_000):
+            parts = [comm.all_reduce(part.copy()) for part in np.split(xs[comm.rank], [cut])]
+            same = same and np.concatenate(parts).tobytes() == whole.tobytes()
+        whole = comm.all_reduce(xs[comm.rank].copy(), codec="int8")
+        parts = [comm.all_reduce(p.copy(), codec="int8") for p in np.split(xs[comm.rank], [128 * 50])]
+        return same and np.concatenate(parts).tobytes() == whole.tobytes()
+
+    assert all(run_ranks(size, rank, deterministic="size-invariant"))
+
+
+def test_size_invariant_refuses_what_adds_in_another_order() -> None:
+    def rank(comm: Communicator) -> None:
+        comm.all_reduce(np.ones(8, np.float32), algorithm="ring")
+
+    with pytest.raises(ArgumentError, match="size-invariant"):
+        run_ranks(3, rank, deterministic="size-invariant")
+
+
+# -- many arrays at once ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("codec", [None, "int8", "int4"])
+def test_fused_arrays_have_the_bits_of_arrays_reduced_alone(codec: str | None) -> None:
+    counts = [1, 0, 127, 128, 129, 5000, 3]
+
+    def arrays(rank: int) -> list[Any]:
+        rng = np.random.default_rng(rank)
+        dtypes = ["float32", "float16", "float32", "int64", "float32", "float32", "float16"]
+        return [(rng.standard_normal(n) * 9).astype(d) for n, d in zip(counts, dtypes)]
+
+    algorithm = "one_shot" if codec else "direct"
+    fusing = algorithm if codec else "auto"
+
+    def rank(comm: Communicator) -> bool:
+        alone = arrays(comm.rank)
+        for x in alone:
+            comm.all_reduce(x, codec=None if x.dtype == np.int64 else codec, algorithm=algorithm)
+        fused, later = arrays(comm.rank), arrays(comm.rank)
+        assert comm.all_reduce_many(fused, "sum", codec, fusing, bucket_bytes=4096) is fused
+        work = comm.all_reduce_many(later, "sum", codec, fusing, async_op=True)
+        assert work.wait() is later and work.done()
+        return all(a.tobytes() == b.tobytes() == c.tobytes() for a, b, c in zip(alone, fused, later))
+
+    assert all(run_ranks(3, rank))
+
+
+def test_a_second_fused_call_makes_no_new_buckets() -> None:
+    def rank(comm: Communicator) -> int:
+        for _ in range(3):
+            comm.all_reduce_many([np.ones(10, np.float32), np.ones(3, np.float32)])
+        return sum(len(idle) for idle in comm._fused.values())
+
+    assert run_ranks(2, rank) == [1, 1]
