@@ -119,9 +119,16 @@ void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<t
     auto v = E::widen(a[i].value) + E::widen(b[i].value);
     if constexpr (N > 2) v += E::widen(c[i].value);
     if constexpr (N > 3) v += E::widen(d[i].value);
-    const auto result = E::narrow(v * factor);
-    out[i].value = result;
-    if constexpr (Copy) also[i].value = result;
+    // as a number: GCC vectorises no copy of a struct, be it of 16 bits
+    if constexpr (sizeof(typename E::T) == 2) {
+      const uint16_t bits = E::narrow(v * factor).bits;
+      out[i].value.bits = bits;
+      if constexpr (Copy) also[i].value.bits = bits;
+    } else {
+      const auto result = E::narrow(v * factor);
+      out[i].value = result;
+      if constexpr (Copy) also[i].value = result;
+    }
   }
 }
 
