@@ -40,17 +40,23 @@ inline IndexCode index_code(size_t n, size_t length) {
 }
 
 namespace index_bits {
+// Up to 8 of the `size` bytes, from byte `at` on; zeros behind the last.
+GW_INLINE uint64_t word(const std::byte* in, size_t size, size_t at) {
+  uint64_t v = 0;
+  if (at + 8 <= size)
+    __builtin_memcpy(&v, in + at, 8);
+  else
+    for (size_t i = at; i < size; ++i) v |= uint64_t{static_cast<uint8_t>(in[i])} << (8 * (i - at));
+  return v;
+}
 GW_INLINE void set(std::byte* out, size_t bit) { out[bit / 8] |= static_cast<std::byte>(1u << (bit % 8)); }
+// A value of at most 32 bits at `bit`; touches only the bytes that hold them.
 GW_INLINE void put(std::byte* out, size_t bit, uint32_t value) {
   uint64_t v = uint64_t{value} << (bit % 8);
   for (std::byte* to = out + bit / 8; v; v >>= 8) *to++ |= static_cast<std::byte>(v);
 }
-GW_INLINE uint32_t get(const std::byte* in, size_t bit, uint32_t width) {
-  uint64_t v = 0;
-  const std::byte* from = in + bit / 8;
-  const size_t last = (bit % 8 + width + 7) / 8;
-  for (size_t i = 0; i < last; ++i) v |= uint64_t{static_cast<uint8_t>(from[i])} << (8 * i);
-  return static_cast<uint32_t>((v >> (bit % 8)) & ((uint64_t{1} << width) - 1));
+GW_INLINE uint32_t get(const std::byte* in, size_t size, size_t bit, uint32_t width) {
+  return static_cast<uint32_t>((word(in, size, bit / 8) >> (bit % 8)) & ((uint64_t{1} << width) - 1));
 }
 }  // namespace index_bits
 
@@ -74,23 +80,23 @@ inline bool get_indices(const IndexCode& code, const std::byte* in, size_t n, si
   const size_t bits = code.bytes * 8;
   size_t found = 0;
   if (code.kind == IndexCode::plain) {
-    for (; found < n; ++found) indices[found] = index_bits::get(in, found * code.low, code.low);
+    for (; found < n; ++found) indices[found] = index_bits::get(in, code.bytes, found * code.low, code.low);
     for (size_t bit = n * code.low; bit < bits; ++bit)
-      if (index_bits::get(in, bit, 1)) return false;
+      if (index_bits::get(in, code.bytes, bit, 1)) return false;
   } else {
     const size_t start = code.kind == IndexCode::split ? n * code.low : 0;
-    for (size_t byte = start / 8; byte < code.bytes; ++byte) {
-      auto ones = static_cast<uint32_t>(static_cast<uint8_t>(in[byte]));
-      if (byte == start / 8) ones &= 0xffu << (start % 8);
+    for (size_t byte = start / 8; byte < code.bytes; byte += 8) {
+      uint64_t ones = index_bits::word(in, code.bytes, byte);
+      if (byte == start / 8) ones &= ~uint64_t{0} << (start % 8);
       for (; ones; ones &= ones - 1) {
         if (found == n) return false;
-        const size_t place = byte * 8 + static_cast<size_t>(__builtin_ctz(ones)) - start;
+        const size_t place = byte * 8 + static_cast<size_t>(__builtin_ctzll(ones)) - start;
         if (code.kind == IndexCode::bitmap) {
           indices[found++] = static_cast<uint32_t>(place);
           continue;
         }
         const auto high = static_cast<uint32_t>(place - found);
-        indices[found] = high << code.low | index_bits::get(in, found * code.low, code.low);
+        indices[found] = high << code.low | index_bits::get(in, code.bytes, found * code.low, code.low);
         ++found;
       }
     }
