@@ -42,10 +42,9 @@ def iperf(lab: Lab | None, seconds: int, both: bool) -> float:
     try:
         where = lab.address(0) if lab else "127.0.0.1"
         client = ["iperf3", "-J", "-t", str(seconds), "-c", where, "-p", PORT]
-        for _ in range(50):  # until the server listens
-            done = subprocess.run(
-                at(1, [*client, *(["--bidir"] if both else [])]), capture_output=True, text=True, check=False
-            )
+        for _ in range(50):  # until the server listens; the first packets of a new host may be lost
+            command = at(1, ["timeout", str(seconds + 5), *client, *(["--bidir"] if both else [])])
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             end = json.loads(done.stdout or "{}").get("end")
             if end:  # the exit code is 0 either way
                 break
