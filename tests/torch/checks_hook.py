@@ -78,7 +78,7 @@ def check_attach_refuses_what_it_cannot_do(scene: Scene) -> None:
     hooked, handle = scene.ddp(MLP())
     error = raises(RuntimeError, lambda: gradwire.torch.attach(hooked, comm=scene.comm))
     assert "once" in str(error)
-    raises(gradwire.ArgumentError, lambda: scene.ddp(MLP(), "int5"))
+    raises(gradwire.ArgumentError, lambda: scene.ddp(MLP(), "int9"))
     raises(gradwire.ArgumentError, lambda: gradwire.torch.attach(hooked, comm=scene.comm, transport="tcp"))
     handle.close()
 

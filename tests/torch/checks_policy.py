@@ -83,7 +83,7 @@ def check_a_policy_that_does_not_fit_the_model_is_refused(scene: Scene) -> None:
     for policy, part in (
         ({"*.bias": None}, "layers.0.weight"),
         ({"*.bais": None, "*": "int8"}, "bais"),
-        ({"*": "int5"}, "int5"),
+        ({"*": "int9"}, "int9"),
     ):
         try:
             scene.ddp(MLP(), policy)
