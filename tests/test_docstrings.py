@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import gradwire
-from gradwire import codecs, communicator, errors, feedback, ops, testing, trace, work
+from gradwire import codecs, communicator, errors, feedback, ops, testing, trace, user_codec, work
 
-MODULES = [gradwire, codecs, communicator, errors, feedback, ops, testing, trace, work]
+MODULES = [gradwire, codecs, communicator, errors, feedback, ops, testing, trace, user_codec, work]
 # Explained and shown where they belong.
 SHOWN_ELSEWHERE = {
     "Codec": "gradwire.codec",

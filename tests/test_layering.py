@@ -104,6 +104,7 @@ LEVELS = {
     "powersgd": 5,
     "global_topk": 5,
     "spec": 2,
+    "user_codec": 4,
     "collectives": 5,
     "policy": 6,
     "probe": 5,

@@ -17,7 +17,9 @@ enum class ErrorKind : uint8_t {
   rendezvous,    // peers could not find or connect to one another
   closed,        // the communicator was closed before
   internal,      // an invariant of ours broke: a bug
+  codec,         // a registered codec raised, or broke its contract
 };
+inline constexpr ErrorKind kLastErrorKind = ErrorKind::codec;
 
 // Where it happened. -1 / empty: does not apply. `peer` and `host` name the culprit, not the reporter.
 struct ErrorContext {

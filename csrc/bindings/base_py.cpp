@@ -15,9 +15,9 @@ namespace py = pybind11;
 namespace gw {
 namespace {
 
-constexpr std::array<const char*, 10> kKindNames = {"",          "argument", "mismatch", "timeout",
+constexpr std::array<const char*, 11> kKindNames = {"",          "argument", "mismatch", "timeout",
                                                     "peer_lost", "aborted",  "frame",    "rendezvous",
-                                                    "closed",    "internal"};
+                                                    "closed",    "internal", "codec"};
 
 // Python types by kind; leaked on purpose, the interpreter may be gone when statics are destroyed.
 std::array<py::object, kKindNames.size()>& error_types() {

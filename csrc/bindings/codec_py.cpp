@@ -15,6 +15,7 @@
 #include "codec/parallel.hpp"
 #include "codec/registry.hpp"
 #include "codec/topk_exact.hpp"
+#include "codec/user_codecs.hpp"
 #include "codec/wire.hpp"
 
 namespace py = pybind11;
@@ -26,15 +27,17 @@ namespace {
 using CodecHolder = std::shared_ptr<Codec>;
 CodecHolder holder(const CodecPtr& codec) { return std::const_pointer_cast<Codec>(codec); }
 
-// Scratch for one piece: a multiple of every codec's block, small enough for the second-level cache.
+// Scratch for one piece: small enough for the second-level cache.
 constexpr size_t kPiece = 16384;
-static_assert(kPiece % 4096 == 0);
+
+// Whole blocks of the codec.
+size_t piece_of(const Codec& codec) { return std::max(kPiece / codec.block(), size_t{1}) * codec.block(); }
 
 // fn(offset, count) over pieces. Frames of a codec are concatenations of blocks, so pieces of whole blocks may be
 // coded one by one.
 template <class Fn>
-void for_pieces(size_t count, Fn fn) {
-  for (size_t at = 0; at < count; at += kPiece) fn(at, std::min(kPiece, count - at));
+void for_pieces(size_t count, size_t piece, Fn fn) {
+  for (size_t at = 0; at < count; at += piece) fn(at, std::min(piece, count - at));
 }
 std::byte* bytes_at(const View& v, size_t element) {
   return static_cast<std::byte*>(v.data) + element * size_of(v.dtype);
@@ -64,9 +67,9 @@ struct Call {
 };
 
 // Only codecs of fixed size are cut, and of them only those with small blocks: the others hold indices that may be refused,
-// and then the output must be as it was.
+// and then the output must be as it was. Registered codecs hold the GIL anyway.
 int threads_for(const Codec& codec, int threads) {
-  return codec.fixed_size() && codec.block() <= 1024 ? threads : 1;
+  return codec.fixed_size() && codec.block() <= 1024 && codec.id() != kUserCodec ? threads : 1;
 }
 
 // payload = codec(x + residual); residual, if any, becomes the loss. Returns the payload's bytes.
@@ -83,9 +86,10 @@ size_t encode_view(const Codec& codec, const View& x, Call call, float* residual
     });
     return codec.encoded_bytes(x.count);
   }
-  std::vector<float> scratch(std::min(kPiece, x.count));
+  const size_t piece = piece_of(codec);
+  std::vector<float> scratch(std::min(piece, x.count));
   size_t bytes = 0;
-  for_pieces(x.count, [&](size_t at, size_t n) {
+  for_pieces(x.count, piece, [&](size_t at, size_t n) {
     float* r = residual ? residual + at : nullptr;
     kernels().load(x.dtype, bytes_at(x, at), r, scratch.data(), n);
     bytes +=
@@ -99,6 +103,7 @@ class Reader {
  public:
   Reader(const Codec& codec, const std::byte* payload, size_t bytes, Call call)
       : codec_(codec), payload_(payload), bytes_(bytes), step_(call.step), threads_(call.threads) {}
+  size_t piece() const { return piece_of(codec_); }
   // All of it.
   void decode_all(size_t count, float* out, bool add) {
     if (!codec_.fixed_size()) {
@@ -139,8 +144,8 @@ class Reader {
 
 void decode_view(Reader payload, const View& out) {
   if (out.dtype == DType::f32) return payload.decode_all(out.count, static_cast<float*>(out.data), false);
-  std::vector<float> scratch(std::min(kPiece, out.count));
-  for_pieces(out.count, [&](size_t at, size_t n) {
+  std::vector<float> scratch(std::min(payload.piece(), out.count));
+  for_pieces(out.count, payload.piece(), [&](size_t at, size_t n) {
     payload.decode(at, n, scratch.data());
     kernels().store(out.dtype, scratch.data(), 1.0f, bytes_at(out, at), n);
   });
@@ -150,8 +155,8 @@ void decode_view(Reader payload, const View& out) {
 void decode_add_view(Reader payload, const View& acc) {
   if (acc.dtype == DType::f32) return payload.decode_all(acc.count, static_cast<float*>(acc.data), true);
   // the addition happens in the wider of the two types and rounds once
-  std::vector<float> scratch(std::min(kPiece, acc.count));
-  for_pieces(acc.count, [&](size_t at, size_t n) {
+  std::vector<float> scratch(std::min(payload.piece(), acc.count));
+  for_pieces(acc.count, payload.piece(), [&](size_t at, size_t n) {
     payload.decode(at, n, scratch.data());
     if (acc.dtype == DType::f64) {
       auto* to = static_cast<double*>(acc.data) + at;
@@ -250,7 +255,7 @@ void decode(py::handle array, py::handle out_array, int threads) {
     if (out.count) std::memcpy(out.data, f.payload, out.bytes());
   } else {
     std::vector<float> scratch(std::min(kPiece, out.count));
-    for_pieces(out.count, [&](size_t at, size_t n) {
+    for_pieces(out.count, kPiece, [&](size_t at, size_t n) {
       kernels().load(f.dtype, f.payload + at * size_of(f.dtype), nullptr, scratch.data(), n);
       kernels().store(out.dtype, scratch.data(), 1.0f, bytes_at(out, at), n);
     });
@@ -334,7 +339,7 @@ void register_codec(py::module_& m) {
       .def_property_readonly("fixed_size", &Codec::fixed_size)
       .def("encoded_bytes", &Codec::encoded_bytes, py::arg("count"))
       .def("__repr__", &Codec::description);
-  m.def("codec_names", &codec_names);
+  m.def("codec_names", &listed_codec_names);
   m.attr("HEADER_BYTES") = kHeaderBytes;
   m.def(
       "encode",

@@ -26,6 +26,8 @@ struct CodecParams {
   std::string rounding;  // quantisers: "nearest" or "stochastic"
   std::string scale;     // rotated codecs: "least-squares" or "unbiased"
   int64_t seed = 0;      // of whatever is drawn at random, 0 to 65535: it travels in the header's params
+
+  bool operator==(const CodecParams&) const = default;
 };
 
 // The elements of one call and where they stand: the key of every random number.

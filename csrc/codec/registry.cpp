@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "codec/codecs.hpp"
+#include "codec/user_codecs.hpp"
 
 namespace gw {
 namespace {
@@ -109,10 +110,16 @@ void check_taken(const Entry& e, const CodecParams& p) {
 
 }  // namespace
 
-std::vector<std::string> codec_names() {
+std::vector<std::string> listed_codec_names() {
   std::vector<std::string> names;
   for (const Entry& e : registry().entries)
     if (e.name) names.emplace_back(e.name);
+  return names;
+}
+
+std::vector<std::string> codec_names() {
+  auto names = listed_codec_names();
+  for (auto& n : user_codec_names()) names.push_back(std::move(n));
   return names;
 }
 
@@ -123,11 +130,20 @@ CodecPtr make_codec(const std::string& name, const CodecParams& params) {
     check_taken(e, params);
     return std::make_shared<ListedCodec>(static_cast<uint8_t>(id), e.shape(params));
   }
+  if (CodecPtr user = find_user_codec(name)) {
+    if (params != CodecParams{}) fail_argument("codec " + name + " was registered: it takes no parameters");
+    return user;
+  }
   fail_argument("unknown codec \"" + name + "\"; known: " + known_codecs());
 }
 
 CodecPtr codec_from_wire(uint8_t id, uint32_t wire_params) {
   const auto fail = [](const std::string& m) { throw Error(ErrorKind::frame, m); };
+  if (id == kUserCodec) {
+    if (CodecPtr user = user_codec_from_wire(wire_params)) return user;
+    fail("unknown codec id 255 (one that a program registered, hash " + std::to_string(wire_params) +
+         "): call gradwire.register_codec with the same codec here first");
+  }
   if (id >= kCodecIds || !registry().entries[id].name)
     fail("unknown codec id " + std::to_string(id) + "; this build knows " + known_codecs() +
          ": the frame is foreign or from a newer gradwire");

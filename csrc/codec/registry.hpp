@@ -7,6 +7,7 @@
 
 namespace gw {
 
-std::vector<std::string> codec_names();  // in the order of their wire ids
+std::vector<std::string> listed_codec_names();  // THE LIST, in the order of the wire ids
+std::vector<std::string> codec_names();         // then those of user_codecs.hpp
 
 }  // namespace gw

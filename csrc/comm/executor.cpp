@@ -38,6 +38,15 @@ void Executor::begin(Transport& transport, Staging& staging, Trace& trace) {
 }
 
 bool Executor::advance() {
+  try {
+    return move();
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::codec) throw placed(e);
+    throw;
+  }
+}
+
+bool Executor::move() {
   bool moved = false, finished = true;
   for (size_t l = 0; l < plan_->lanes.size(); ++l) {
     const LanePlan& lane = plan_->lanes[l];
@@ -265,27 +274,6 @@ Payload Executor::kept(const Unit& u) const {
 std::byte* Executor::keep(const Unit& u, size_t bytes) {
   std::memcpy(frames_ + u.slot, &bytes, sizeof(bytes));
   return frames_ + u.slot + kSlotHead;
-}
-
-void Executor::mismatch(int peer, const std::byte* got, const std::byte* expected) const {
-  const auto text = [](const std::byte* bytes) {
-    const FrameHeader h = read_header(bytes);
-    std::string_view algorithm = "";
-    for (const Algorithm& a : algorithms())
-      if (a.id == h.algorithm) algorithm = a.name;
-    return gw::describe(h, name(static_cast<Collective>(h.collective)), algorithm);
-  };
-  throw Error(
-      ErrorKind::mismatch,
-      "ranks called different operations: rank " + std::to_string(plan_->rank) + " runs " + text(expected) +
-          "; rank " + std::to_string(peer) + " (" + transport_->host(peer) + ") runs " + text(got) +
-          ". Every rank must make the same calls in the same order with the same count, dtype, op and codec",
-      {.rank = plan_->rank,
-       .peer = peer,
-       .host = transport_->host(peer),
-       .op = std::string(name(plan_->operation.collective)),
-       .seq = seq_,
-       .step = step()});
 }
 
 const void* Executor::input(const Unit& u) const {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.hpp"
 #include "comm/plan.hpp"
 #include "comm/staging.hpp"
 #include "comm/trace.hpp"
@@ -39,6 +40,8 @@ class Executor {
   struct Cursor {
     uint32_t sends = 0, receives = 0;
   };
+  bool move();
+  Error placed(const Error& error) const;
   bool try_send(const LanePlan& lane, const Unit& unit);
   bool try_receive(const LanePlan& lane, const Unit& unit);
   size_t fill(const Unit& unit, std::byte* payload, CopyTuner* tuner);

@@ -59,7 +59,7 @@ std::optional<Notice> unpack(const ControlMessage& m) {
   std::memcpy(&w, m.bytes.data(), sizeof w);
   if (std::memcmp(w.magic, kMagic, sizeof kMagic) != 0) return std::nullopt;
   if (w.type < 1 || w.type > 3) return std::nullopt;
-  if (w.kind < 1 || w.kind > static_cast<uint8_t>(ErrorKind::internal)) return std::nullopt;
+  if (w.kind < 1 || w.kind > static_cast<uint8_t>(kLastErrorKind)) return std::nullopt;
   Notice n;
   n.type = static_cast<NoticeType>(w.type);
   n.kind = static_cast<ErrorKind>(w.kind);

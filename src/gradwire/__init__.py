@@ -25,6 +25,7 @@ from gradwire.errors import (
     Aborted,
     ArgumentError,
     Closed,
+    CodecError,
     FrameError,
     GradwireError,
     InternalError,
@@ -41,6 +42,7 @@ from gradwire.stages import Stages, ramp, warmup
 from gradwire.store import Store
 from gradwire.topology import Topology
 from gradwire.trace import TraceEvent
+from gradwire.user_codec import register_codec
 from gradwire.work import Work
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ __all__ = [
     "ArgumentError",
     "Closed",
     "Codec",
+    "CodecError",
     "Communicator",
     "ErrorFeedback",
     "FrameError",
@@ -79,6 +82,7 @@ __all__ = [
     "init",
     "ops",
     "ramp",
+    "register_codec",
     "testing",
     "warmup",
 ]

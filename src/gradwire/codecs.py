@@ -65,22 +65,27 @@ def codec(name: str, **parameters: Any) -> Codec:
 
 
 def codecs() -> list[str]:
-    """Names of all codecs of this build.
+    """Names of all codecs of this build, then of those that were registered (`register_codec`).
 
     >>> import gradwire
     >>> "int8" in gradwire.codecs()
     True
     """
-    return _native.codec_names()
+    return [*_native.codec_names(), *_native.user_codec_names()]
 
 
 def _known() -> str:
-    return ", ".join(_native.codec_names())
+    return ", ".join(codecs())
 
 
 @lru_cache(maxsize=64)
 def _by_spec(spec: str) -> Codec:
     return codec(spec)
+
+
+def forget_names() -> None:
+    """After a name has come to mean something else."""
+    _by_spec.cache_clear()
 
 
 def as_codec(choice: Codec | str | None) -> Codec | None:

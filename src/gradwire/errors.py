@@ -9,6 +9,7 @@ __all__ = [
     "Aborted",
     "ArgumentError",
     "Closed",
+    "CodecError",
     "FrameError",
     "GradwireError",
     "InternalError",
@@ -65,6 +66,14 @@ class FrameError(GradwireError, ValueError):
     """Malformed or foreign bytes where a frame was expected."""
 
 
+class CodecError(GradwireError):
+    """A codec that a program registered raised an exception or returned the wrong number of bytes or values.
+
+    In a collective `rank` is where it happened, and every rank gets the error; the communicator then needs
+    `reconfigure`.
+    """
+
+
 class RendezvousError(GradwireError, ConnectionError):
     """Ranks could not find or connect to one another; the message names those missing."""
 
@@ -88,4 +97,5 @@ BY_KIND: dict[str, type[BaseException]] = {
     "rendezvous": RendezvousError,
     "closed": Closed,
     "internal": InternalError,
+    "codec": CodecError,
 }
