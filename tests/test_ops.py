@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import Any
+
 import exact
 import numpy as np
 import numpy.typing as npt
@@ -164,3 +167,165 @@ def test_topk_chooses_alike_on_every_instruction_set(isa: str) -> None:
             np.testing.assert_array_equal(got, expected)
     finally:
         _native.use_isa(usual)
+
+
+# -- the family --------------------------------------------------------------------------------------------
+def calls(x: Any, bytes_: Any) -> dict[str, Any]:
+    """name -> (call with out, the arrays that it writes), over float32 x and uint8 bytes_ of NumPy or
+    torch."""
+    make: Any = np.zeros
+    if not isinstance(x, np.ndarray):
+        import torch
+
+        def make(n: int, dtype: str) -> Any:
+            return torch.zeros(n, dtype=getattr(torch, dtype))
+
+    count = len(x)
+    residual = make(count, "float32")
+    q = ops.quantize(x, bits=4)
+    found: dict[str, Any] = {}
+
+    def add(name: str, call: Any, *outs: Any) -> None:
+        found[name] = (call, outs)
+
+    payload, floats, packed, codes = (
+        make(len(q.payload), "uint8"), make(count, "float32"), make((count * 3 + 7) // 8, "uint8"),
+        make(count, "uint8"),
+    )  # fmt: skip
+    values, indices = make(9, "float32"), make(9, "int64")
+    add("quantize", lambda: ops.quantize(x, bits=4, out=payload), payload)
+    add("dequantize", lambda: ops.dequantize(q, out=floats), floats)
+    add("error_feedback", lambda: ops.error_feedback(x, residual, "int4", out=payload), payload, residual)
+    add("topk", lambda: ops.topk(x, k=9, out=(values, indices)), values, indices)
+    add("randk", lambda: ops.randk(x, k=9, seed=3, step=4, out=(values, indices)), values, indices)
+    add("hadamard", lambda: ops.hadamard(x, 64, out=floats), floats)
+    add("pack", lambda: ops.pack(bytes_, 3, out=packed), packed)
+    add("unpack", lambda: ops.unpack(packed, 3, count, out=codes), codes)
+    return found
+
+
+NAMES = list(calls(normal(640), np.zeros(640, np.uint8)))
+
+
+def raw(array: Any) -> bytes:
+    return np.asarray(array).tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numpy_and_torch_give_the_same_bytes(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    x, b = normal(6400), np.random.default_rng(2).integers(0, 8, 6400, np.uint8)
+    results = []
+    for a, c in ((x, b), (torch.from_numpy(x), torch.from_numpy(b))):
+        call, outs = calls(a, c)[name]
+        call()
+        results.append([raw(o) for o in outs])
+    assert results[0] == results[1] and any(any(r) for r in results[0]) == (name != "unpack")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_allocates_no_array(name: str) -> None:
+    count = 640_000
+    call, _ = calls(normal(count), np.zeros(count, np.uint8))[name]
+    call()
+    tracemalloc.start()
+    call()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000, f"{peak} bytes for a call on {count} elements"
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 1001])
+def test_packing_loses_nothing_and_wastes_less_than_a_byte(bits: int, count: int) -> None:
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, count, np.uint8)
+    packed = ops.pack(codes, bits)
+    assert packed.nbytes == (count * bits + 7) // 8
+    expected = np.packbits(
+        np.unpackbits(codes[:, None], axis=1, bitorder="little")[:, :bits].reshape(-1), bitorder="little"
+    )
+    np.testing.assert_array_equal(packed, expected)
+    np.testing.assert_array_equal(ops.unpack(packed, bits, count), codes)
+
+
+@pytest.mark.parametrize("block", [1, 2, 64, 128, 4096])
+def test_hadamard_is_the_matrix_and_its_own_inverse(block: int) -> None:
+    x = normal(2 * block)
+    y = ops.hadamard(x, block)
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    want = (x.reshape(2, block).astype(np.float64) @ matrix / np.sqrt(block)).reshape(-1)
+    rounding = 2.0**-24 * (np.log2(block) + 2) * np.linalg.norm(x)
+    np.testing.assert_allclose(y, want, atol=rounding)
+    np.testing.assert_allclose(ops.hadamard(y, block, out=y), x, atol=2 * rounding)
+
+
+def test_randk_is_shared_by_seed_and_step_and_fair() -> None:
+    hits = np.zeros(200)
+    for step in range(2000):
+        _, indices = ops.randk(np.zeros(200, np.float32), k=20, seed=5, step=step)
+        assert (np.diff(indices) > 0).all() and indices[0] >= 0 and indices[-1] < 200
+        hits[indices] += 1
+    # each count is binomial(2000, 0.1): mean 200, deviation 13.4; six deviations for the worst of 200
+    assert np.abs(hits - 200).max() < 6 * 13.5
+    again, other = (ops.randk(normal(5000), ratio=0.1, seed=1, step=s)[1] for s in (7, 8))
+    np.testing.assert_array_equal(again, ops.randk(np.zeros(5000, np.float32), k=500, seed=1, step=7)[1])
+    assert (again != other).any()
+    for k in (0, 1, 5000):
+        values, indices = ops.randk(normal(5000), k=k)
+        np.testing.assert_array_equal(values, normal(5000)[indices])
+
+
+def test_error_feedback_conserves_what_it_is_given() -> None:
+    residual, total, sent = np.zeros(3000, np.float32), np.zeros(3000), np.zeros(3000)
+    for step in range(10):
+        x = normal(3000) * (step + 1)
+        total += x
+        sent += ops.dequantize(ops.error_feedback(x, residual, "int4", step=step))
+    np.testing.assert_allclose(sent + residual, total, rtol=1e-4, atol=1e-4)
+
+
+def test_every_width_of_the_family_quantises() -> None:
+    errors = {}
+    x = normal(64_000)
+    for bits, name in ops._by_bits().items():
+        q = ops.quantize(x, bits)
+        assert q.codec.name == name
+        errors[bits] = float(np.linalg.norm(ops.dequantize(q) - x) / np.linalg.norm(x))
+    assert errors[8] < errors[4] < max(errors.values()) or set(errors) == {8, 4}
+    assert max(errors.values()) < 1
+
+
+class OnGpu:
+    """As CuPy's arrays look from here."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": (3,), "typestr": "<f4", "data": (1, False), "version": 3}
+
+
+def test_a_gpu_array_is_refused_with_the_remedy() -> None:
+    with pytest.raises(gradwire.ArgumentError, match=r"GPU memory.*copy it first"):
+        ops.topk(OnGpu(), k=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda x: ops.quantize(x, 4, codec="int8"), "not both"),
+        (lambda x: ops.quantize(x, 9), "bits must be one of"),
+        (lambda x: ops.error_feedback(x, np.zeros(63, np.float32), "int4"), "expected 64 elements, got 63"),
+        (lambda x: ops.hadamard(x, 48), "power of two"),
+        (lambda x: ops.hadamard(x, 128), "pad it with zeros"),
+        (lambda x: ops.hadamard(x.astype(np.float64), 64), "must be float32"),
+        (lambda x: ops.pack(x, 4), "must be uint8"),
+        (lambda x: ops.pack(np.zeros(3, np.uint8), 9), "bits must be from 1 to 8"),
+        (lambda x: ops.unpack(np.zeros(3, np.uint8), 4, 7), "expected 4 elements, got 3"),
+        (lambda x: ops.randk(x, k=65), "between 0 and the 64"),
+        (lambda x: ops.randk(np.zeros(3, np.int32)), "must hold floats"),
+    ],
+)
+def test_wrong_arguments_say_what_is_allowed(call: Any, match: str) -> None:
+    with pytest.raises(gradwire.ArgumentError, match=match):
+        call(normal(64))

@@ -72,6 +72,15 @@ int threads_for(const Codec& codec, int threads) {
   return codec.fixed_size() && codec.block() <= 1024 && codec.id() != kUserCodec ? threads : 1;
 }
 
+// Null: no residual.
+float* loss_array(py::handle residual, const View& x) {
+  if (residual.is_none()) return nullptr;
+  const View r = view_of(residual, true);
+  if (r.dtype != DType::f32) fail_argument("residual must be float32, got " + std::string(name(r.dtype)));
+  check_count("residual", x.count, r.count);
+  return static_cast<float*>(r.data);
+}
+
 // payload = codec(x + residual); residual, if any, becomes the loss. Returns the payload's bytes.
 size_t encode_view(const Codec& codec, const View& x, Call call, float* residual, std::byte* payload) {
   const uint64_t step = call.step;
@@ -186,15 +195,9 @@ py::object prefix(py::object out, size_t room, size_t bytes) {
 py::object encode(py::handle array, const Codec& codec, py::handle residual, py::object out, Call call) {
   const View x = view_of(array, false);
   if (!raw(codec)) check_float(x, "x");
-  float* loss = nullptr;
-  if (!residual.is_none()) {
-    const View r = view_of(residual, true);
-    if (r.dtype != DType::f32) fail_argument("residual must be float32, got " + std::string(name(r.dtype)));
-    check_count("residual", x.count, r.count);
-    if (raw(codec) && x.dtype != DType::f32)
-      fail_argument("codec identity takes a residual with float32 x only, got " + std::string(name(x.dtype)));
-    loss = static_cast<float*>(r.data);
-  }
+  float* loss = loss_array(residual, x);
+  if (loss && raw(codec) && x.dtype != DType::f32)
+    fail_argument("codec identity takes a residual with float32 x only, got " + std::string(name(x.dtype)));
   size_t payload = payload_bytes(codec, x);
   if (out.is_none()) out = py::array_t<uint8_t>(static_cast<py::ssize_t>(kHeaderBytes + payload));
   const View frame = bytes_of(out, "out", true);
@@ -281,13 +284,14 @@ void decode_add(py::handle array, py::handle acc_array, int threads) {
 
 // ---- bare kernels ----------------------------------------------------------------------------------------------------
 
-size_t quantize(py::handle array, const Codec& codec, py::handle payload, Call call) {
+size_t quantize(py::handle array, const Codec& codec, py::handle payload, Call call, py::handle residual) {
   const View x = view_of(array, false);
   check_float(x, "x");
+  float* loss = loss_array(residual, x);
   const View to = bytes_of(payload, "payload", true);
   check_count("payload", codec.encoded_bytes(x.count), to.count);
   py::gil_scoped_release released;
-  return encode_view(codec, x, call, nullptr, static_cast<std::byte*>(to.data));
+  return encode_view(codec, x, call, loss, static_cast<std::byte*>(to.data));
 }
 
 void dequantize(py::handle payload, const Codec& codec, py::handle array, Call call) {
@@ -368,10 +372,10 @@ void register_codec(py::module_& m) {
   m.def("decode_add", &decode_add, py::arg("frame"), py::arg("acc"), py::arg("threads") = 1);
   m.def(
       "quantize",
-      [](py::handle x, const Codec& codec, py::handle payload, uint64_t step, int threads) {
-        return quantize(x, codec, payload, {step, threads});
-      },
-      py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0, py::arg("threads") = 1);
+      [](py::handle x, const Codec& codec, py::handle payload, uint64_t step, int threads,
+         py::handle residual) { return quantize(x, codec, payload, {step, threads}, residual); },
+      py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0, py::arg("threads") = 1,
+      py::arg("residual") = py::none());
   m.def(
       "dequantize",
       [](py::handle payload, const Codec& codec, py::handle out, uint64_t step, int threads) {

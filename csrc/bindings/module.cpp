@@ -7,6 +7,7 @@ void register_codec(pybind11::module_& m);
 void register_low_rank(pybind11::module_& m);
 void register_sparse(pybind11::module_& m);
 void register_user_codec(pybind11::module_& m);
+void register_ops(pybind11::module_& m);
 void register_schedule(pybind11::module_& m);
 void register_transport(pybind11::module_& m);
 void register_comm(pybind11::module_& m);
@@ -20,6 +21,7 @@ PYBIND11_MODULE(_native, m) {
   gw::register_low_rank(m);
   gw::register_sparse(m);
   gw::register_user_codec(m);
+  gw::register_ops(m);
   gw::register_schedule(m);
   gw::register_transport(m);
   gw::register_comm(m);

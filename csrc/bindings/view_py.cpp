@@ -235,6 +235,10 @@ View view_of(py::handle x, bool writable) {
       return View{PyLong_AsVoidPtr(py::object(data[0]).ptr()), x.attr("size").cast<size_t>(), *d};
     }
   }
+  if (py::hasattr(x, "__cuda_array_interface__"))
+    fail_argument(
+        "the array, a " + std::string(Py_TYPE(x.ptr())->tp_name) +
+        ", is in GPU memory; this build of gradwire works on CPU arrays: copy it first (CuPy: x.get())");
   if (py::hasattr(x, "__dlpack__")) return dlpack_view(x);
   fail_argument("expected an array (NumPy, torch, DLPack or buffer protocol), got " +
                 std::string(Py_TYPE(x.ptr())->tp_name));

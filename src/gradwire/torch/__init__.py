@@ -4,6 +4,7 @@ layers over coded collectives.
 >>> handle = gradwire.torch.attach(ddp, codec="int8")  # doctest: +SKIP
 """
 
+from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from .ddp import Handle, attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
 from .error_probe import error_probe
