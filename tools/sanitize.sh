@@ -8,7 +8,9 @@ kind=${1:?address or thread}
 build=build/$kind
 cmake -S . -B "$build" -GNinja -DCMAKE_BUILD_TYPE=Debug -DGW_PYTHON=OFF -DGW_TESTS=ON \
   -DGW_SANITIZE="$kind" ${GRADWIRE_CMAKE_ARGS:-} > /dev/null
-cmake --build "$build" --target gw_tests -j2
+targets=(gw_tests)
+[ "$kind" = address ] && targets+=(gw_fuzz)
+cmake --build "$build" --target "${targets[@]}" -j2
 
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
 export UBSAN_OPTIONS=print_stacktrace=1
@@ -20,3 +22,7 @@ if [ "$kind" = thread ] && command -v setarch > /dev/null; then
 fi
 echo "gw_tests under the $kind sanitizer"
 timeout 600 "${run[@]}"
+if [ "$kind" = address ]; then
+  echo "gw_fuzz under the $kind sanitizer: hostile frames for ${GW_FUZZ_SECONDS:-20} s"
+  timeout 600 "$build/tests/cpp/gw_fuzz" "${GW_FUZZ_SECONDS:-20}"
+fi

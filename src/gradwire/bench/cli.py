@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import gradwire
 from gradwire.bench import all_reduce, codec, doctor, probe
+from gradwire.bench import all_reduce, check_codec, codec, doctor
 from gradwire.bench.arguments import UsageError
 
 EXAMPLES = """\
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     benches = bench.add_subparsers(title="benchmarks", metavar="WHAT", required=True)
     all_reduce.add_parser(benches)
     codec.add_parser(benches)
+    check_codec.add_parser(commands)
     doctor.add_parser(commands)
     probe.add_parser(commands)
     return parser
