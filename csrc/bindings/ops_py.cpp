@@ -82,8 +82,8 @@ void randk(py::handle x, uint64_t seed, uint64_t step, py::handle values, py::ha
 }  // namespace
 
 void register_ops(py::module_& m) {
-  m.def("pack", &pack, py::arg("codes"), py::arg("bits"), py::arg("out"));
-  m.def("unpack", &unpack, py::arg("packed"), py::arg("bits"), py::arg("out"));
+  m.def("pack_bits", &pack, py::arg("codes"), py::arg("bits"), py::arg("out"));
+  m.def("unpack_bits", &unpack, py::arg("packed"), py::arg("bits"), py::arg("out"));
   m.def("hadamard", &hadamard, py::arg("x"), py::arg("block"), py::arg("out"));
   m.def("randk", &randk, py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("values"),
         py::arg("indices"));

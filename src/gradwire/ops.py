@@ -229,7 +229,7 @@ def pack(codes: Any, bits: int, *, out: Any | None = None) -> Any:
     count, _ = arrays.count_and_dtype(codes)
     if out is None:
         out = arrays.empty(codes, (count * bits + 7) // 8, "uint8")
-    _native.pack(codes, bits, out)
+    _native.pack_bits(codes, bits, out)
     return out
 
 
@@ -242,5 +242,5 @@ def unpack(packed: Any, bits: int, count: int, *, out: Any | None = None) -> Any
     """
     if out is None:
         out = arrays.empty(packed, count, "uint8")
-    _native.unpack(packed, bits, out)
+    _native.unpack_bits(packed, bits, out)
     return out

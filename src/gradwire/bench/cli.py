@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import gradwire
-from gradwire.bench import all_reduce, codec, doctor, probe
-from gradwire.bench import all_reduce, check_codec, codec, doctor
+from gradwire.bench import all_reduce, check_codec, codec, doctor, probe
 from gradwire.bench.arguments import UsageError
 
 EXAMPLES = """\
