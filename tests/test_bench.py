@@ -295,7 +295,8 @@ def test_bits_per_element_are_those_of_the_encoded_bytes(capsys: pytest.CaptureF
     assert main(["bench", "codec", *words, "--csv", "-"]) == 0
     rows = rows_of(capsys.readouterr().out)
     assert [r["codec"] for r in rows] == gradwire.codecs()
-    x = np.random.default_rng(3).standard_normal(1 << 16, np.float32)
+    # the values that the command encodes: not every codec has a fixed size
+    x = np.random.default_rng(1).standard_normal(1 << 16, np.float32)
     for r in rows:
         codec = gradwire.codec(r["codec"])
         payload = gradwire.encode(x, codec).size - 64  # the frame's header
