@@ -27,13 +27,14 @@ _PARAMETERS = {
 def codec(name: str, **parameters: Any) -> Codec:
     """Make a codec. It is immutable, holds no data and may be shared by threads and communicators.
 
-    name: one of `codecs()`, or the form that a codec prints, such as "int4(block=64)".
-    block: elements that share a scale (int8, int4; fp8_e4m3 and fp8_e5m2, which without it are plain casts)
-    or a selection (topk). ratio: kept share of each block (topk).
-    values: how kept values travel, "fp32", "bf16", "int8" or "int4" (topk, randk).
-    seed: 0 to 65535, of whatever the codec draws at random; the numbers also depend on the step and the
-    element, not on how an array is split.
-    Raises ArgumentError for an unknown name, or a parameter that the codec does not take.
+    name: one of `codecs()`, or the form that a codec prints, such as "int4(block=64)". block: elements that
+    share a scale (int8, int4; fp8_e4m3 and fp8_e5m2, which without it are plain casts) or a selection
+    (topk). ratio: kept share of each block (topk). values: how kept values travel, "fp32", "bf16", "int8" or
+    "int4" (topk, randk). levels: where decoded values lie, "signed-max" (evenly, the largest magnitude met)
+    or "lloyd-max" (least error on Gaussian values; int2 to int6). rounding: "nearest" or "stochastic"
+    (unbiased; int2 to int8). scale: "least-squares" or "unbiased" (rotated4). seed: 0 to 65535, of whatever
+    the codec draws at random; the numbers also depend on the step and the element, not on how an array is
+    split. Raises ArgumentError for an unknown name, or a parameter that the codec does not take.
 
     >>> import gradwire
     >>> int4 = gradwire.codec("int4", block=32)
