@@ -31,6 +31,13 @@ void* operator new(size_t bytes, std::align_val_t align) {
 void* operator new[](size_t bytes, std::align_val_t align) {
   return allocate(bytes, static_cast<size_t>(align));
 }
+// All of them, or a sanitizer pairs its own with ours.
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return allocate(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
+  return allocate(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
