@@ -145,9 +145,8 @@ void Rendezvous::serve(Outgoing& c) {
   if (c.state == State::connecting) speak(c);
   if (c.state == State::waiting_for_reply) {
     const int state = read_hello(c.socket.get(), c.reply, c.got);
-    if (state > 0)
-      finish(c);
-    else if (state < 0)
+    if (state > 0) return finish(c);  // c may be gone: outgoing_ grows there
+    if (state < 0)
       retry(c, "it refused the connection: is this a rank of the same job, with the same secret and epoch?");
   }
   if ((c.state == State::connecting || c.state == State::waiting_for_reply) && Clock::now() >= c.until)
