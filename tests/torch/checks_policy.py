@@ -1,4 +1,4 @@
-"""Policies, stages and PowerSGD under DDP. Two ranks."""
+"""Policies, stages, PowerSGD and codecs in Python under DDP. Two ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from scene import MLP, Scene, assert_same, digest, grads
 from torch import nn
@@ -206,3 +207,34 @@ def check_powersgd_trains_as_far_as_dense(scene: Scene) -> None:
         assert len({digest(m)}) == 1
         handle.close()
     assert losses["powersgd(rank=4)"] < 1.5 * losses[None], losses
+
+
+class Half:
+    """A codec in Python: it runs on the communicator's thread while this one waits in backward."""
+
+    name = "half_in_python"
+
+    def encoded_bytes(self, count: int) -> int:
+        return 2 * count
+
+    def encode(self, x: Any) -> Any:
+        return x.astype(np.float16).view(np.uint8)
+
+    def decode(self, payload: Any, count: int) -> Any:
+        return payload.view(np.float16).astype(np.float32)
+
+
+def check_a_python_codec_serves_the_hook(scene: Scene) -> None:
+    """It rounds as the native fp16 does, so it must leave the same bits behind."""
+    torch.manual_seed(1)
+    model = MLP()
+    ends = []
+    for codec in ("fp16", gradwire.register_codec(Half)):
+        hooked, handle = scene.ddp(copy.deepcopy(model), codec)
+        for step in range(3):
+            hooked.zero_grad()
+            hooked(scene.batch(step)).square().mean().backward()
+        scene.same_everywhere(hooked)
+        ends.append(grads(hooked.module))
+        handle.close()
+    assert_same(*ends)
