@@ -24,5 +24,7 @@ echo "gw_tests under the $kind sanitizer"
 timeout 600 "${run[@]}"
 if [ "$kind" = address ]; then
   echo "gw_fuzz under the $kind sanitizer: hostile frames for ${GW_FUZZ_SECONDS:-20} s"
-  timeout 600 "$build/tests/cpp/gw_fuzz" "${GW_FUZZ_SECONDS:-20}"
+  # The frames that gcc 12 keeps for use-after-return are aligned to 32 bytes, but hold AVX-512 variables, which it
+  # accesses as aligned to 64 (gcc bug 110027): without them.
+  ASAN_OPTIONS=$ASAN_OPTIONS:detect_stack_use_after_return=0 timeout 600 "$build/tests/cpp/gw_fuzz" "${GW_FUZZ_SECONDS:-20}"
 fi
