@@ -44,6 +44,17 @@ def divide(whole: int, parts: int, what: str) -> int:
     return whole // parts
 
 
+def _as_in(linear: nn.Linear) -> dict[str, Any]:
+    """What a layer is made with that is to hold the weight of `linear`."""
+    return {
+        "input_size": linear.in_features,
+        "output_size": linear.out_features,
+        "bias": linear.bias is not None,
+        "init_method": lambda weight: weight.copy_(linear.weight),
+        "dtype": linear.weight.dtype,
+    }
+
+
 class _ParallelLayer(nn.Module):
     """A weight of which every rank holds one slice."""
 
@@ -107,14 +118,7 @@ class ColumnParallelLinear(_ParallelLayer):
     @classmethod
     def from_linear(cls, linear: nn.Linear, **options: Any) -> ColumnParallelLinear:
         """This rank's slice of a layer that is the same on every rank."""
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            init_method=lambda w: w.copy_(linear.weight),
-            dtype=linear.weight.dtype,
-            **options,
-        )
+        layer = cls(**_as_in(linear), **options)
         if linear.bias is not None:
             layer.bias = layer._cut(linear.bias, 0)
         return layer
@@ -170,14 +174,7 @@ class RowParallelLinear(_ParallelLayer):
     @classmethod
     def from_linear(cls, linear: nn.Linear, **options: Any) -> RowParallelLinear:
         """This rank's slice of a layer that is the same on every rank."""
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            init_method=lambda w: w.copy_(linear.weight),
-            dtype=linear.weight.dtype,
-            **options,
-        )
+        layer = cls(**_as_in(linear), **options)
         if layer.bias is not None:
             layer.bias.data.copy_(linear.bias.detach())
         return layer
