@@ -2,6 +2,7 @@
 
     python benchmarks/links.py --hosts 2,4 --rates 200mbit,1gbit --codec none,int8,int4 --vs gloo
     python benchmarks/links.py --hosts 2 --rates off,lo --sizes 64k,1m,25m --vs gloo
+    python benchmarks/links.py --hosts 4 --rates 1gbit --slow-link 1-2=50mbit --vs gloo
 
 off: no limit, the kernel's own speed between namespaces. lo: all ranks on this host, over loopback TCP. Runs
 `gradwire bench all_reduce` with one rank a host; benchmarks/README.md explains its columns and adds two:
@@ -9,7 +10,8 @@ off: no limit, the kernel's own speed between namespaces. lo: all ranks on this 
 wire: Mbit/s each rank sends, `busbw` uncompressed, coded bytes over the time with a codec; without the bytes
 that the token bucket's burst let pass for nothing.
 share: `wire` over iperf3's figure for this link: one direction of a limited link, which is full duplex; of an
-unlimited one, where both directions share the cores, both directions of both.
+unlimited one, where both directions share the cores, both directions of both. Where something is slower than
+the rest (--slow-link, --slow-host; hosts are 0 to n-1), iperf3 still runs between hosts 0 and 1.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import BURST, Lab, LabError, why_not
+from lab import BURST, Lab, LabError, add_limits, set_limits, why_not
 
 ADDRESS, PORT = "10.77.0.1", "5201"
 UNLIMITED = ("off", "lo")
@@ -91,9 +93,10 @@ def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, A
     words = ["--sizes", args.sizes, "--codec", args.codec, "--algorithm", args.algorithm]
     words += ["--iters", str(args.iters), "--warmup", str(args.warmup), "--rounds", str(args.rounds)]
     words += ["--vs", args.vs] if args.vs else []
-    if lab:
-        lab.up()
     try:
+        if lab:
+            set_limits(lab, args)
+            lab.up()
         one, two = iperf(lab, args.iperf_seconds, False), iperf(lab, args.iperf_seconds, True)
         rows = bench(lab, hosts, words, args.timeout)
     finally:
@@ -111,6 +114,8 @@ def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, A
             wire *= 2  # both directions, as in `line`
         row |= {"wire_mbit": wire, "share": wire / line}
         row["link"] = {"rate": rate, "burst": args.burst, "iperf_mbit": one, "iperf_both_mbit": two}
+        if args.slow_link or args.slow_host:
+            row["link"] |= {"slow_link": args.slow_link, "slow_host": args.slow_host}
         row["command"] = " ".join(["python", *sys.argv])
     return rows
 
@@ -146,8 +151,11 @@ def main() -> int:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--iperf-seconds", type=int, default=3)
     p.add_argument("--timeout", type=float, default=900, help="seconds for one number of hosts at one rate")
+    add_limits(p)
     p.add_argument("--json", help="append one line per row to this file")
     args = p.parse_args()
+    if "lo" in args.rates.split(",") and (args.slow_link or args.slow_host):
+        p.error("over loopback there are no links to make slow")
     problem = why_not()
     if problem:
         print(f"no lab here: {problem}", file=sys.stderr)

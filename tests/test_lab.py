@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +38,73 @@ def test_every_host_has_a_name_of_its_own(make_lab: Callable[..., Any]) -> None:
     lab = make_lab(2)
     names = [lab.start(h, ["hostname"], stdout=subprocess.PIPE).communicate()[0].strip() for h in range(2)]
     assert names == [f"{lab.name}0", f"{lab.name}1"]
+
+
+TRANSFER = """
+import socket, sys, time
+where, bytes_each = sys.argv[1], 1 << 19
+if sys.argv[2] == "take":
+    family = socket.AF_INET6 if ":" in where else socket.AF_INET
+    with socket.create_server((where, 9), family=family) as server:
+        print("ready", flush=True)
+        line = server.accept()[0]
+        start, got = time.monotonic(), 0
+        while piece := line.recv(1 << 16):
+            got += len(piece)
+        print(got, time.monotonic() - start)
+else:
+    socket.create_connection((where, 9)).sendall(bytes(bytes_each))
+"""
+
+
+def transfer(lab: Any, source: int, target: int, version: int) -> float:
+    """Seconds that 512 KiB take."""
+    words = [sys.executable, "-c", TRANSFER, lab.address(target, version)]
+    taker = lab.start(target, [*words, "take"], stdout=subprocess.PIPE)
+    try:
+        assert taker.stdout.readline() == "ready\n"
+        lab.start(source, [*words, "give"]).wait(20)
+        got, seconds = taker.communicate(timeout=20)[0].split()
+        assert int(got) == 1 << 19
+        return float(seconds)
+    finally:
+        taker.kill()
+        taker.wait()
+
+
+def classed(lab: Any, host: int) -> int:
+    """Bytes that a host sent over its slow links."""
+    words = ["tc", "-s", "-n", f"{lab.name}{host}", "class", "show", "dev", "eth0"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return sum(map(int, re.findall(r"class htb.*\n Sent (\d+) bytes", shown)))
+
+
+@pytest.mark.parametrize(("version", "rate"), [(4, "1gbit"), (6, None)])
+def test_one_link_can_be_slower_than_the_others(
+    make_lab: Callable[..., Any], version: int, rate: str | None
+) -> None:
+    lab = make_lab(3, rate)
+    lab.limit_link(0, 2, "8mbit")
+    for source, target in ((0, 1), (1, 2)):
+        transfer(lab, source, target, version)
+    assert classed(lab, 0) == classed(lab, 2) == 0
+    for source, target in ((0, 2), (2, 0)):
+        # 512 KiB less the burst of 128 KiB, at 1 MB/s
+        assert transfer(lab, source, target, version) > 0.3
+        assert classed(lab, source) > 1 << 19
+    lab.limit_link(0, 2, None)
+    assert reaches(lab, 0, lab.address(2, version))
+
+
+def test_a_limit_on_what_is_not_there_is_refused() -> None:
+    import lab
+
+    for a, b in ((0, 3), (-1, 0), (1, 1)):
+        with pytest.raises(lab.LabError, match="host"):
+            lab.Lab(3).limit_link(a, b, "1mbit")
+    for wrong in ("1-2", "1=50mbit", "1-2=50", "1-2=mbit"):
+        with pytest.raises(argparse.ArgumentTypeError, match="1-2=50mbit"):
+            lab.slow_link(wrong)
 
 
 def test_nothing_of_a_lab_stays_behind(make_lab: Callable[..., Any]) -> None:
