@@ -1,10 +1,11 @@
-"""gradwire in torch training: compressed gradient averaging for DistributedDataParallel, and tensor-parallel
-layers over coded collectives.
+"""gradwire in torch training: compressed gradient averaging for DistributedDataParallel, tensor-parallel
+layers over coded collectives, and coded links between pipeline stages.
 
 >>> handle = gradwire.torch.attach(ddp, codec="int8")  # doctest: +SKIP
 """
 
 from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
+from . import pipeline
 from .ddp import Handle, attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
 from .error_probe import error_probe
@@ -33,6 +34,7 @@ __all__ = [
     "attach",
     "communicator",
     "error_probe",
+    "pipeline",
     "sync_sequence_parallel_gradients",
     "vocab_parallel_cross_entropy",
 ]

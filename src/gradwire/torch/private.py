@@ -38,3 +38,26 @@ def default_group() -> dist.ProcessGroup:
 def store_of(group: dist.ProcessGroup, prefix: str) -> Any:
     """The group's own store, under a prefix."""
     return _need("PrefixStore")(prefix, _need("_get_process_group_store")(group))
+
+
+_PIPELINE = (
+    "clear_runtime_states",
+    "get_fwd_send_ops",
+    "get_fwd_recv_ops",
+    "get_bwd_send_ops",
+    "get_bwd_recv_ops",
+    "forward_one_chunk",
+    "backward_one_chunk",
+    "backward_weight_one_chunk",
+)
+
+
+def pipeline_methods(stage: Any) -> dict[str, Any]:
+    """What a schedule calls a pipeline stage by: no underscore, but documented nowhere."""
+    missing = [name for name in _PIPELINE if not callable(getattr(stage, name, None))]
+    if missing:
+        raise ArgumentError(
+            f"{type(stage).__name__} has no {', '.join(missing)}: expected a stage of "
+            f"torch.distributed.pipelining as in torch 2.13, got one of torch {torch.__version__}"
+        )
+    return {name: getattr(stage, name) for name in _PIPELINE}

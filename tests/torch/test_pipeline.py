@@ -1,0 +1,21 @@
+"""Coded links between pipeline stages, on real processes: one launch, every check a test of its own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import ranks
+
+pytest.importorskip("torch")
+
+
+@functools.cache
+def answers() -> Any:
+    return ranks.run("checks_pipeline", 2, deadline_s=110.0)
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_pipeline"))
+def test_two_stages(check: str) -> None:
+    ranks.assert_ok(answers()[check])
