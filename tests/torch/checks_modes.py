@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 import torch
-from scene import MLP, Scene, assert_conserves, assert_matches_plain, assert_same, grads
+from scene import MLP, Scene, assert_conserves, assert_matches_plain, assert_same, check_sums, grads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -125,8 +125,6 @@ def check_no_sync_accumulates_and_then_sends_once(scene: Scene) -> None:
             produced[n] += g
         for n, g in grads(hooked.module).items():
             received[n] += g
-    from scene import check_sums
-
     check_sums(scene, produced, received, hooked.module, handle)
     assert handle.stats().steps == 6, "no_sync steps were counted"
     handle.close()

@@ -37,3 +37,8 @@ def test_three_ranks(check: str) -> None:
 @pytest.mark.parametrize("check", ranks.names("checks_policy"))
 def test_policy(check: str) -> None:
     ranks.assert_ok(answers("checks_policy", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_bucketer"))
+def test_bucketer(check: str) -> None:
+    ranks.assert_ok(answers("checks_bucketer", 2)[check])

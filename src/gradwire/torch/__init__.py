@@ -6,12 +6,13 @@ layers over coded collectives, and coded links between pipeline stages.
 
 from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from . import pipeline
-from .ddp import Handle, attach
+from .bucketer import GradientBucketer
+from .ddp import attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
 from .error_probe import error_probe
 from .groups import communicator
-from .hook import all_reduce_hook
-from .state import HookState
+from .handle import Handle
+from .hook import HookState, all_reduce_hook
 from .stats import Stats
 from .tensor_parallel import (
     ColumnParallelLinear,
@@ -25,6 +26,7 @@ __all__ = [
     "ColumnParallelLinear",
     "CompressedColwiseParallel",
     "CompressedRowwiseParallel",
+    "GradientBucketer",
     "Handle",
     "HookState",
     "RowParallelLinear",

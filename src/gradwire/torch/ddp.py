@@ -2,95 +2,40 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
-from . import trace as chrome
-from .groups import new_communicator
-from .hook import all_reduce_hook
-from .state import CodecChoice, HookState
-from .stats import Stats
-
-_open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+from .handle import Handle, communicator_for
+from .hook import HookState, all_reduce_hook
+from .state import CodecChoice, of_state
+from .trace import HookTrace
 
 
-class Handle:
-    """What `attach` returns: figures, checkpoints, traces, and the end. Also a context manager."""
-
+class _OfDDP(Handle):
     def __init__(self, ddp: DistributedDataParallel, state: HookState, owns_comm: bool) -> None:
-        self.state = state
-        self._owns_comm = owns_comm
-        self._closed = False
+        super().__init__(state, owns_comm)
         self._ddp = weakref.ref(ddp)
-        _open_handles.add(self)
-
-    @property
-    def comm(self) -> Communicator:
-        return self.state.comm
-
-    def stats(self) -> Stats:
-        return self.state.stats()
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return self.state.state_dict()
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.state.load_state_dict(state)
 
     @contextmanager
-    def trace(self, path: str | os.PathLike[str]) -> Iterator[chrome.HookTrace]:
-        """Writes a Chrome trace of the steps inside the block: one file a rank.
-
-        >>> with handle.trace(f"rank{rank}.json"):  # doctest: +SKIP
-        ...     train(steps=3)
-        """
-        recorded = chrome.HookTrace()
+    def _watch(self, recorded: HookTrace) -> Iterator[None]:
         ddp = self._ddp()
-        watch = None
-        if ddp is not None:
-            watch = ddp.register_forward_hook(lambda *_: recorded.backward_begins(time.monotonic()))
-        self.comm.trace_start()
-        self.state.trace = recorded
-        try:
-            yield recorded
-        finally:
-            self.state.trace = None
-            if watch is not None:
-                watch.remove()
-            chrome.write(path, recorded, self.comm.trace_stop(), self.comm.rank)
-
-    def close(self) -> None:
-        """Frees the thread and, if `attach` made it, the communicator. A later backward raises an error."""
-        if self._closed:
+        if ddp is None:
+            yield
             return
-        self._closed = True
-        if self._owns_comm:
-            self.comm.close()  # first: it ends operations that a lost peer would keep waiting
-        self.state.close()
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@atexit.register
-def _close_all() -> None:
-    # Before the interpreter goes: a native thread must not outlive it.
-    for handle in list(_open_handles):
-        handle.close()
+        # the end of forward is the nearest moment that DDP lets anyone see
+        watch = ddp.register_forward_hook(lambda *_: recorded.backward_begins(time.monotonic()))
+        try:
+            yield
+        finally:
+            watch.remove()
 
 
 def attach(
@@ -116,34 +61,27 @@ def attach(
     """
     if not isinstance(ddp, DistributedDataParallel):
         raise ArgumentError(
-            f"attach() wants a DistributedDataParallel model, got {type(ddp).__name__}: wrap it first"
+            f"attach() wants a DistributedDataParallel model, got {type(ddp).__name__}: wrap it first, or "
+            "use gradwire.torch.GradientBucketer without DDP"
         )
     devices = {p.device.type for p in ddp.parameters() if p.requires_grad}
     if devices - {"cpu"}:
         raise ArgumentError(
             f"the hook works on CPU gradients in this version; the model has parameters on {devices}"
         )
-    group = ddp.process_group
-    of_state = {k: options.pop(k) for k in _STATE_OPTIONS if k in options}
-    owns_comm = comm is None
-    if comm is None:
-        comm = new_communicator(group, **options)
-    elif "timeout" in options:
-        of_state["timeout"] = options.pop("timeout")
-    if options and not owns_comm:
-        raise ArgumentError(
-            f"{sorted(options)} are for a communicator that attach() makes, but comm= was given"
-        )
+    mine, settings = of_state(options, given_comm=comm is not None)
+    comm, owns_comm = communicator_for(comm, ddp.process_group, settings)
     try:
         state = HookState(
-            comm, codec, process_group=group, named_parameters=ddp.named_parameters(), **of_state
+            comm,
+            codec,
+            process_group=ddp.process_group,
+            named_parameters=ddp.named_parameters(),
+            **mine,
         )
         ddp.register_comm_hook(state, all_reduce_hook)
     except BaseException:
         if owns_comm:
             comm.close()
         raise
-    return Handle(ddp, state, owns_comm)
-
-
-_STATE_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback", "residual")
+    return _OfDDP(ddp, state, owns_comm)

@@ -1,10 +1,9 @@
-"""One DDP model's communication: codec and policy, plans and residuals of its buckets, what went wrong.
+"""One model's gradient averaging: codec and policy, plans and residuals of its buckets, what went wrong.
 
-The life of a bucket: DDP calls `reduce` on the backward thread; the operations are handed to the
-communicator's native thread; the reaper completes the future; DDP waits for the futures at the end of
-backward. An error must not be raised where it happens (DDP's reducer would stay broken) nor put into the
-future (DDP would strip its type), so it waits in `_error` until DDP has finished, and a callback that runs
-after DDP's own raises it from `backward()`.
+The DDP hook (`hook.py`), `GradientBucketer` and `DiLoCo` all hand it their buckets. The life of one: `start`
+is called on the backward thread; the operations are handed to the communicator's native thread; the reaper
+completes the future. An error waits in `_error` for whoever started the bucket, because the reaper has nobody
+to raise it to.
 """
 
 from __future__ import annotations
@@ -33,15 +32,11 @@ from .rules import Rules
 from .stats import Stats, StepCounter
 from .trace import HookTrace
 
-# With torch._dynamo.config.optimize_ddp = "python_reducer" DDP has no buckets: it calls the hook with
-# (gradient, parameter), once a parameter, ignores what is returned and expects the gradient to have changed
-# in place.
 CodecChoice = Union[str, Codec, PowerSGD, GlobalTopK, Stages, Policy, Mapping[str, Any], None]
-Bucket = Union["dist.GradBucket", tuple[torch.Tensor, torch.Tensor]]  # type: ignore[name-defined]
 
 
-class HookState:
-    """The state of `all_reduce_hook`: one per DDP model, on every rank with the same arguments.
+class GradientState:
+    """What the averaging of one model's gradients knows; on every rank with the same arguments.
 
     codec: a name or a Codec; None sends plain values; "powersgd(rank=2)" or "global_topk(ratio=0.01)", or
     such an object; a `gradwire.Stages` (warm-up, ramps); or a policy by parameter name, {"*.bias": None,
@@ -50,7 +45,7 @@ class HookState:
     beside one codec for all, False and 0 beside a policy. error_feedback: what the codec loses is kept per
     parameter and added to the next step's gradient. residual: how it is kept, "fp32", "bf16" or "int8" (4, 2
     or 1.03 bytes an element). process_group: DDP's, for sparse gradients. named_parameters:
-    `ddp.named_parameters()`, needed for state_dict and for a policy."""
+    `model.named_parameters()`, needed for state_dict and for a policy."""
 
     def __init__(
         self,
@@ -65,7 +60,7 @@ class HookState:
         residual: str = "fp32",
         timeout: float | None = None,
         process_group: dist.ProcessGroup | None = None,
-        named_parameters: Iterable[tuple[str, torch.nn.Parameter]] = (),
+        named_parameters: Iterable[tuple[str, torch.Tensor]] = (),
     ) -> None:
         self.comm = comm
         self.algorithm = algorithm
@@ -111,34 +106,29 @@ class HookState:
         """Waits for what is under way. The communicator stays open: whoever made it closes it."""
         self._reaper.close()
 
-    # -- the hook --------------------------------------------------------------------------------------------
-
-    def reduce(self, bucket: Bucket) -> torch.futures.Future[torch.Tensor]:
-        if isinstance(bucket, tuple):
-            return self._reduce_parameter(*bucket)
-        pending = self._submit(bucket.index(), bucket.buffer(), bucket.parameters())
+    # -- buckets ---------------------------------------------------------------------------------------------
+    def start(
+        self, key: object, flat: torch.Tensor, params: Sequence[torch.Tensor]
+    ) -> torch.futures.Future[torch.Tensor]:
+        """Averages one bucket, in place; the future ends with `flat`. Every rank starts equal buckets, in the
+        same order, from one thread. key: the bucket's name from step to step. An error waits for
+        `raise_error`."""
+        pending = self._submit(key, flat, params)
         if self.trace is not None:
             self.trace.submitted(time.monotonic())
-        if not self._raise_after_backward():
-            # DDP's join() calls the hook outside of backward, with empty buckets, for a rank that has no
-            # more data.
-            pending.future.wait()
-            if bucket.is_last():
-                self._counter.close_step()
-            self._raise_error()
         return pending.future
 
-    def _reduce_parameter(
-        self, grad: torch.Tensor, param: torch.Tensor
-    ) -> torch.futures.Future[torch.Tensor]:
-        flat = grad if grad.is_sparse else grad.contiguous().view(-1)
-        pending = self._submit(("parameter", id(param)), flat, [param])
-        pending.future.wait()
-        if flat.data_ptr() != grad.data_ptr():  # grad was strided
-            grad.copy_(flat.view(grad.shape))
-        if not self._raise_after_backward():
-            self._raise_error()
-        return pending.future
+    def end_step(self) -> None:
+        """After the step's last future; a step without a bucket counts nothing."""
+        self._counter.close_step()
+        if self.trace is not None:
+            self.trace.backward_ends()
+
+    def raise_error(self) -> None:
+        """The first one since the last call."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def _submit(self, key: object, buffer: torch.Tensor, params: Sequence[torch.Tensor]) -> Pending:
         now = time.monotonic()
@@ -231,23 +221,15 @@ class HookState:
         if self.trace is not None:
             self.trace.done(key, now)
 
-    def _raise_after_backward(self) -> bool:
-        """False outside of backward. Callbacks run in order: one queued by ours comes after DDP's final
-        one."""
-        queue = torch.autograd.Variable._execution_engine.queue_callback
-        try:
-            queue(lambda: queue(self._after_backward))
-        except RuntimeError:
-            return False
-        return True
 
-    def _after_backward(self) -> None:
-        self._counter.close_step()
-        if self.trace is not None:
-            self.trace.backward_ends()
-        self._raise_error()
+_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback", "residual")
 
-    def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+
+def of_state(options: Mapping[str, Any], given_comm: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a user's call: (those of GradientState, those of `gradwire.init`). A timeout is the
+    communicator's if one is to be made."""
+    mine = (*_OPTIONS, "timeout") if given_comm else _OPTIONS
+    return (
+        {k: v for k, v in options.items() if k in mine},
+        {k: v for k, v in options.items() if k not in mine},
+    )
