@@ -96,7 +96,8 @@ LEVELS = {
     "tcp_store": 3,
     "work": 3,
     "fusion": 4,
-    "topology": 4,
+    "trials": 4,
+    "topology": 5,
     "launch": 4,
     "ops": 4,
     "rendezvous": 4,
@@ -107,12 +108,12 @@ LEVELS = {
     "user_codec": 4,
     "collectives": 5,
     "policy": 6,
-    "probe": 5,
-    "communicator": 6,
-    "__init__": 7,
-    "testing": 8,
-    "torch": 8,
-    "bench": 9,
+    "probe": 6,
+    "communicator": 7,
+    "__init__": 8,
+    "testing": 9,
+    "torch": 9,
+    "bench": 10,
 }
 
 

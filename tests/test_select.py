@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from gradwire import Communicator
 from gradwire import _native as native
 from gradwire.errors import ArgumentError
+from gradwire.testing import run_ranks
 
 ALPHA, BETA = 20e-6, 1 / 3e9  # a good Ethernet
 LINK: dict[str, Any] = {"alpha": ALPHA, "beta": BETA}
@@ -136,6 +138,15 @@ def test_candidates_are_sorted_by_price_and_ties_by_the_list() -> None:
     # ring and direct are the same messages when there are two ranks
     tied = list(choose(2, MIB)[1])
     assert tied.index("direct") < tied.index("ring")
+
+
+def test_a_tolerance_makes_neighbours_equal_and_the_list_decides() -> None:
+    # two ranks: within a tenth all that is unmeasured is the same, and direct stands first
+    def rank(comm: Communicator) -> list[str]:
+        return [comm.choose(nbytes) for nbytes in (1 << 16, 4 * MIB, 25 * MIB)]
+
+    assert run_ranks(2, rank, transport="tcp")[0] == ["one_shot", "direct", "direct"]
+    assert run_ranks(4, rank, transport="tcp")[0][0] == "direct"
 
 
 def test_the_same_question_has_the_same_answer() -> None:

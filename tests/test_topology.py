@@ -15,6 +15,7 @@ from gradwire import Communicator, Topology
 from gradwire.errors import ArgumentError, MismatchError
 from gradwire.probe import tournament
 from gradwire.testing import run_ranks
+from gradwire.trials import Trial
 
 
 def network(
@@ -66,11 +67,12 @@ def test_in_a_tournament_everybody_meets_everybody_once(size: int) -> None:
 
 def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
     t = network(3, {(0, 2): 3.0})
+    t.trials = [Trial("", "ring", 1024, 1e-6, 2e-6)]
     t.save(tmp_path / "deep" / "t.json")
     assert Topology.from_json((tmp_path / "deep" / "t.json").read_bytes()) == t
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1, "codecs": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 2, "codecs": {}}'])
 def test_a_file_that_is_no_topology_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError, match="is not a topology file"):
         Topology.from_json(text)
@@ -101,6 +103,102 @@ def test_ranks_that_hold_different_topologies_are_told() -> None:
 def test_a_topology_of_other_ranks_is_refused() -> None:
     with gradwire.init(rank=0, size=1) as comm, pytest.raises(ArgumentError, match="probe"):
         comm.use(network(2))
+
+
+# -- trying whole collectives ----------------------------------------------------------------------------
+def test_a_prediction_is_the_model_times_what_trials_showed() -> None:
+    t = network(3)
+    t.trials = [
+        Trial("", "ring", 1 << 10, 3e-6, 1e-6),
+        Trial("", "ring", 1 << 14, 12e-6, 1e-6),
+        Trial("int8(block=128)", "direct", 1 << 12, 5e-6, 1e-6),
+    ]
+
+    def rank(comm: Communicator) -> list[dict[str, float]]:
+        sizes = [(1 << k, codec) for k in (8, 10, 12, 14, 20) for codec in (None, "int8")]
+        comm.use(network(3))
+        model = [comm.candidates(*size) for size in sizes]
+        comm.use(t)
+        return [{a: s / m[a] for a, s in comm.candidates(*size).items()} for size, m in zip(sizes, model)]
+
+    factors = run_ranks(3, rank)[0]
+    plain, int8 = factors[::2], factors[1::2]
+    # nearest outside, a line between logarithms inside; not tried with a codec: as without
+    assert [f["ring"] for f in plain] == pytest.approx([3, 3, 6, 12, 12])
+    assert [f["ring"] for f in int8] == pytest.approx([3, 3, 6, 12, 12])
+    assert [f["direct"] for f in plain] == pytest.approx([1] * 5)
+    assert [f["direct"] for f in int8] == pytest.approx([5] * 5)
+
+
+def test_auto_takes_what_was_fastest_in_trials() -> None:
+    t = network(4)
+    t.trials = [
+        Trial("", a["name"], 1 << 20, 1e-3 if a["name"] == "double_tree" else 2e-3, 1e-3)
+        for a in gradwire._native.algorithms()
+    ]
+
+    def rank(comm: Communicator) -> tuple[str, str]:
+        without = comm.choose(1 << 20)
+        comm.use(t)
+        return without, comm.choose(1 << 20)
+
+    without, tried = run_ranks(4, rank)[0]
+    assert without != "double_tree" and tried == "double_tree"
+
+
+def test_probing_tries_every_algorithm_and_finds_the_same_on_every_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gradwire.trials, "SIZES", (1 << 10, 1 << 14))
+    monkeypatch.setattr(gradwire.trials, "CODECS", (None, "int8"))
+    monkeypatch.setattr(gradwire.trials, "_ROUNDS", 1)
+    steps: list[tuple[int, int]] = []
+
+    def rank(comm: Communicator) -> Topology:
+        return comm.probe(lambda done, of: steps.append((done, of)) if comm.rank == 0 else None)
+
+    found = run_ranks(3, rank)
+    assert found[0] == found[1] == found[2]
+    tried = {(t.codec, t.algorithm) for t in found[0].trials}
+    assert {a for codec, a in tried if codec == ""} == {a["name"] for a in gradwire._native.algorithms()}
+    assert {a for codec, a in tried if codec.startswith("int8")} == {
+        "direct",
+        "one_shot",
+        "double_tree",
+    }  # of three ranks: the others encode more often, or not at all
+    assert all(t.seconds > 0 and t.modelled > 0 for t in found[0].trials)
+    assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
+
+
+@pytest.mark.parametrize("trial", [("", "ring", 0, 1e-6, 1e-6), ("", "ring", 8, -1.0, 1e-6)])
+def test_a_trial_that_cannot_be_is_refused(trial: tuple[Any, ...]) -> None:
+    t = network(2)
+    t.trials = [Trial(*trial)]
+    with pytest.raises(ArgumentError, match="positive"):
+        Topology.from_json(t.to_json())
+
+
+def test_the_cache_is_filled_once_and_read_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(gradwire.trials, "SIZES", (1 << 10,))
+    monkeypatch.setattr(gradwire.trials, "CODECS", (None,))
+    monkeypatch.setattr(gradwire.trials, "_ROUNDS", 1)
+
+    def rank(comm: Communicator) -> tuple[str, str]:
+        return comm.explain(1 << 20), str(comm.topology_cache())
+
+    first = run_ranks(2, rank, topology="auto")
+    written = Path(first[0][1]).read_text()
+    monkeypatch.setattr(gradwire.communicator, "probe", None)  # a second probe would fail
+    again = run_ranks(2, rank, topology="auto")
+    assert again == first and first[0][0] == first[1][0] and '"trials": [[' in written
+    # the same file by the variable, read by rank 0 alone; the table shows whose prices these are
+    monkeypatch.setenv("GRADWIRE_TOPOLOGY", first[0][1])
+    assert run_ranks(2, rank) == first
+    monkeypatch.delenv("GRADWIRE_TOPOLOGY")
+    assert run_ranks(2, rank) != first
 
 
 # -- choosing a codec ------------------------------------------------------------------------------------

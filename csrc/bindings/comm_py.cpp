@@ -151,14 +151,22 @@ std::vector<std::pair<int, int>> places_of(Communicator& c) {
 }
 
 using LinkTuple = std::tuple<double, double, double, double>;
+using TrialTuple = std::tuple<std::string, std::string, double, double>;
 
 void set_costs(Communicator& c, const std::vector<LinkTuple>& links, std::vector<int> machine, int cores,
-               double reduce, const std::map<std::string, std::pair<double, double>>& codecs) {
-  Costs costs{
-      .links = {}, .machine = std::move(machine), .cores = cores, .reduce_s_per_byte = reduce, .codecs = {}};
+               double reduce, const std::map<std::string, std::pair<double, double>>& codecs,
+               const std::vector<TrialTuple>& trials) {
+  Costs costs{.links = {},
+              .machine = std::move(machine),
+              .cores = cores,
+              .reduce_s_per_byte = reduce,
+              .codecs = {},
+              .trials = {}};
   for (const auto& [alpha, beta, message, touch] : links)
     costs.links.push_back({alpha, beta, message, touch});
   for (const auto& [name, rate] : codecs) costs.codecs[name] = {rate.first, rate.second};
+  for (const auto& [codec, algo, raw_bytes, factor] : trials)
+    costs.trials[codec].push_back({std::string(algorithm(algo).name), raw_bytes, factor});
   c.set_costs(std::move(costs));
 }
 
@@ -211,7 +219,7 @@ void register_comm(py::module_& m) {
       .def_property_readonly("topology", &Communicator::topology)
       .def("set_topology", &Communicator::set_topology)
       .def("set_costs", &set_costs, py::arg("links"), py::arg("machine"), py::arg("cores"), py::arg("reduce"),
-           py::arg("codecs"))
+           py::arg("codecs"), py::arg("trials") = std::vector<TrialTuple>{})
       .def("places", &places_of)
       .def("measure_link",
            [](Communicator& c, int peer, bool leads) {

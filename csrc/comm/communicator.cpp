@@ -189,6 +189,17 @@ Choice Communicator::choose(Collective collective, size_t count, DType dtype, co
     q.encode_s_per_byte = rate.encode_s_per_byte;
     q.decode_s_per_byte = rate.decode_s_per_byte;
   }
+  const auto trials = [this](const std::string& name) {
+    const auto found = costs_.trials.find(name);
+    return found == costs_.trials.end() ? nullptr : &found->second;
+  };
+  if (collective == Collective::all_reduce) {
+    q.plain_trials = trials("");
+    if (lossy) q.trials = trials(codec->description());
+  }
+  // Where nothing was measured prices are too rough to tell neighbours apart.
+  constexpr double kRough = 0.1;
+  if (!q.plain_trials) q.tolerance = kRough;
   return select(q);
 }
 

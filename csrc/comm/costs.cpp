@@ -24,6 +24,10 @@ void Costs::check(int size) const {
   for (const Link& l : links)
     for (double v : {l.alpha_s, l.beta_s_per_byte, l.message_s, l.touch_s_per_byte})
       if (!(v >= 0 && v < 1e6)) fail_argument("costs: a link's times must be numbers of at least 0");
+  for (const auto& [codec, trials_of_codec] : trials)
+    for (const Trial& t : trials_of_codec)
+      if (!(t.raw_bytes > 0 && t.factor > 0 && t.factor < 1e6))
+        fail_argument("costs: a trial's bytes and factor must be positive numbers");
 }
 
 Link Costs::slowest() const {

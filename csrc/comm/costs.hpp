@@ -22,6 +22,8 @@ struct Costs {
   int cores = 0;             // of each machine; 0: one for every rank
   double reduce_s_per_byte = 0;
   std::map<std::string, CodecRate> codecs;  // by description, such as "int4(block=32)"
+  // Of whole all_reduces, likewise; "": without a codec. Empty: nothing has been tried.
+  std::map<std::string, std::vector<Trial>> trials;
 
   // Throws Error(argument) unless they describe `size` ranks.
   void check(int size) const;

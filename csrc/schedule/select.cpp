@@ -1,6 +1,7 @@
 #include "schedule/select.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "base/error.hpp"
@@ -38,6 +39,12 @@ std::string duration(double seconds) {
   return text;
 }
 
+double corrected(double seconds, std::string_view algorithm, const Question& q) {
+  const auto bytes = static_cast<double>(q.raw_bytes);
+  const double plain = q.plain_trials ? correction(*q.plain_trials, algorithm, bytes) : 1;
+  return seconds * (q.trials ? correction(*q.trials, algorithm, bytes, plain) : plain);
+}
+
 Candidate price(const Algorithm& a, const Question& q) {
   Load load;  // of the busiest rank
   Schedule sample;
@@ -49,7 +56,7 @@ Candidate price(const Algorithm& a, const Question& q) {
   }
   Candidate c;
   c.algorithm = a.name;
-  c.seconds = estimate(a.name, q);
+  c.seconds = corrected(estimate(a.name, q), a.name, q);
   c.rounds = load.rounds;
   c.lossy_encodes = sample.lossy_encodes;
   c.nested_sums = sample.nested_sums;
@@ -69,6 +76,20 @@ Candidate price(const Algorithm& a, const Question& q) {
 
 }  // namespace
 
+double correction(const std::vector<Trial>& trials, std::string_view algorithm, double raw_bytes,
+                  double otherwise) {
+  const Trial *below = nullptr, *above = nullptr;
+  for (const Trial& t : trials) {
+    if (t.algorithm != algorithm) continue;
+    if (t.raw_bytes <= raw_bytes && (!below || t.raw_bytes > below->raw_bytes)) below = &t;
+    if (t.raw_bytes >= raw_bytes && (!above || t.raw_bytes < above->raw_bytes)) above = &t;
+  }
+  if (!below && !above) return otherwise;
+  if (!below || !above || below->raw_bytes == above->raw_bytes) return (below ? below : above)->factor;
+  const double place = std::log(raw_bytes / below->raw_bytes) / std::log(above->raw_bytes / below->raw_bytes);
+  return below->factor * std::pow(above->factor / below->factor, place);
+}
+
 Choice select(const Question& q) {
   if (q.size < 1) fail_argument("size is " + std::to_string(q.size) + "; a group has at least one rank");
   Choice choice;
@@ -77,12 +98,17 @@ Choice select(const Question& q) {
   if (choice.candidates.empty())
     fail_argument("no algorithm supports " + std::string(name(q.collective)) + " of " +
                   std::to_string(q.size) + " ranks");
+  const std::vector<Candidate> listed = choice.candidates;
   // stable: where prices are equal the order of algorithms.def decides, the same on every rank
   std::ranges::stable_sort(choice.candidates, [](const Candidate& a, const Candidate& b) {
     return a.valid != b.valid ? a.valid : a.seconds < b.seconds;
   });
   // Nothing valid: a lossy sum by the least bad algorithm is still what was asked for.
-  choice.algorithm = choice.candidates.front().algorithm;
+  const Candidate& best = choice.candidates.front();
+  const auto as_good = std::ranges::find_if(listed, [&](const Candidate& c) {
+    return c.valid == best.valid && c.seconds <= best.seconds * (1 + q.tolerance);
+  });
+  choice.algorithm = as_good->algorithm;
   return choice;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "schedule/schedule.hpp"
@@ -18,6 +19,19 @@ struct Link {
   double touch_s_per_byte = 0;  // the same, a byte
   bool operator==(const Link&) const = default;
 };
+
+// What running it showed: an all_reduce of so many raw bytes took `factor` times its estimate.
+struct Trial {
+  std::string algorithm;
+  double raw_bytes;
+  double factor;
+  bool operator==(const Trial&) const = default;
+};
+
+// By what an estimate is to be multiplied: between two trials of the algorithm the factors' logarithms are interpolated
+// over that of the size, beyond the outermost the nearest holds. Without any: what `otherwise` says.
+double correction(const std::vector<Trial>& trials, std::string_view algorithm, double raw_bytes,
+                  double otherwise = 1);
 
 struct Question {
   Collective collective = Collective::all_reduce;
@@ -37,6 +51,10 @@ struct Question {
   std::vector<Link> links{};   // [from * size + to]; empty: `link` everywhere, a port for every rank
   std::vector<int> machine{};  // [size] ranks with one number share that machine's cores
   int cores = 0;               // of each machine; 0: one for every rank
+  // Borrowed. With the codec in question; and without one, for algorithms that have not been tried with it.
+  const std::vector<Trial>*trials = nullptr, *plain_trials = nullptr;
+  // Prices that differ by less than this share are equal, and the order of algorithms.def decides.
+  double tolerance = 0;
 };
 
 struct Candidate {

@@ -238,6 +238,8 @@ class Communicator:
         cores: int,
         reduce: float,  # seconds a byte of one core
         codecs: dict[str, tuple[float, float]],  # repr of the codec: encode, decode, seconds a raw byte
+        # repr of the codec or "", algorithm, raw bytes of an all_reduce, by what its estimate is to be multiplied there
+        trials: Sequence[tuple[str, str, float, float]] = (),
     ) -> None: ...
     def places(self) -> list[tuple[int, int]]: ...  # host number, machine number of every rank; the same on all
     # seconds: latency one way, between small messages, a byte; the peer calls with leads=False and gets zeros

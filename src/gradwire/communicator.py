@@ -233,20 +233,22 @@ class Communicator(Collectives):
         return self
 
     # -- what moving bytes costs here ------------------------------------------------------------------------
-    def probe(self, progress: Callable[[int, int], None] | None = None) -> Topology:
-        """Measure latency and bandwidth between every two ranks, and the codecs' speed. Every rank calls it.
+    def probe(self, progress: Callable[[int, int], None] | None = None, collectives: bool = True) -> Topology:
+        """Measure latency and bandwidth between every two ranks, the codecs' speed, and what whole
+        all_reduces take. Every rank calls it.
 
         Pairs are measured in rounds in which no rank, and no machine, is in two of them; a pair takes a few
-        hundredths of a second, more on slow links. progress: called with (rounds done, rounds in all).
-        Returns
-        the same Topology on every rank; `use` makes this communicator go by it.
+        hundredths of a second, more on slow links. Then every algorithm is tried with every usual codec from
+        1 KiB up, as far as a call takes less than 0.2 s: some seconds in all. collectives: False: links and
+        codecs only. progress: called with (steps done, steps in all). Returns the same Topology on every
+        rank; `use` makes this communicator go by it.
 
         >>> import gradwire
-        >>> found = gradwire.testing.run_ranks(2, lambda comm: comm.probe())
+        >>> found = gradwire.testing.run_ranks(2, lambda comm: comm.probe(collectives=False))
         >>> found[0] == found[1], found[0].slow_links()
         (True, [])
         """
-        return probe(self, progress)
+        return probe(self, progress, collectives)
 
     def use(self, topology: Topology) -> None:
         """From now on choose algorithms by this topology. Every rank calls it, between the same operations.
@@ -255,7 +257,7 @@ class Communicator(Collectives):
 
         >>> import gradwire
         >>> def rank(comm):
-        ...     comm.use(comm.probe())
+        ...     comm.use(comm.probe(collectives=False))
         ...     return comm.choose(256)
         >>> len(set(gradwire.testing.run_ranks(2, rank)))
         1
@@ -285,16 +287,17 @@ class Communicator(Collectives):
         """
         self._choices.clear()
 
-    def candidates(self, x_or_nbytes: Any, codec: CodecLike = None) -> dict[str, float]:
+    def candidates(self, x_or_nbytes: Any, codec: CodecLike = None, valid: bool = False) -> dict[str, float]:
         """Predicted seconds of every algorithm for an all_reduce of this array, or of that many bytes of
-        float32.
+        float32. valid: only those that "auto" may take.
 
         >>> import gradwire
         >>> gradwire.testing.run_ranks(2, lambda comm: "ring" in comm.candidates(1 << 20))[0]
         True
         """
         shape = _shape(x_or_nbytes)
-        return {c.algorithm: c.seconds for c in self._native.candidates(*shape, as_codec(codec))}
+        all_ = self._native.candidates(*shape, as_codec(codec))
+        return {c.algorithm: c.seconds for c in all_ if c.valid or not valid}
 
     # -- looking ---------------------------------------------------------------------------------------------
     def peers(self) -> list[tuple[str, str]]:

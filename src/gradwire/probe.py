@@ -1,4 +1,4 @@
-"""Measuring a communicator's links and this machine's kernels: what a `Topology` is made of."""
+"""Measuring links, this machine's kernels and whole collectives: what a `Topology` is made of."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gradwire import _native
-from gradwire.codecs import as_codec
+from gradwire import _native, trials
+from gradwire.codecs import Codec, as_codec
 from gradwire.topology import Topology
 
 
@@ -22,8 +22,9 @@ class Ranks(Protocol):
     size: int
 
     def barrier(self) -> Any: ...
-    def all_reduce(self, x: Any, op: str, codec: None, algorithm: str) -> Any: ...
+    def all_reduce(self, x: Any, op: str, codec: Codec | None, algorithm: str) -> Any: ...
     def broadcast(self, x: Any, root: int) -> Any: ...
+    def split(self, color: int) -> Any: ...
 
 
 # Measured for "auto" and for codec="auto"; others are priced like int8 until they are asked for.
@@ -41,13 +42,24 @@ def tournament(size: int) -> Iterator[list[tuple[int, int]]]:
         players = [players[0], players[-1], *players[1:-1]]
 
 
-def probe(comm: Ranks, progress: Callable[[int, int], None] | None = None) -> Topology:
-    """Every rank calls it. progress: called with (rounds done, rounds in all)."""
+def probe(
+    comm: Ranks, progress: Callable[[int, int], None] | None = None, collectives: bool = True
+) -> Topology:
+    """Every rank calls it. progress: called with (steps done, steps in all). collectives: try them, too."""
     native, size, rank = comm._native, comm.size, comm.rank
     places, peers = native.places(), native.peers()
     times = np.zeros((3, size, size))
     rounds = list(_one_at_a_time(size, places))
-    for done, pairs in enumerate(rounds):
+    collectives = collectives and size > 1
+    steps, done = len(rounds) + (trials.steps() if collectives else 0), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, steps)
+
+    for pairs in rounds:
         for a, b in pairs:
             for source, target in ((a, b), (b, a)):
                 if rank in (a, b):
@@ -55,8 +67,7 @@ def probe(comm: Ranks, progress: Callable[[int, int], None] | None = None) -> To
                     if rank == source:
                         times[:, source, target] = measured
         comm.barrier()
-        if progress:
-            progress(done + 1, len(rounds))
+        step()
     comm.all_reduce(times, "sum", None, "direct")
     rates = np.array([_reduce_rate(), *(r for name in RATED for r in _codec_rates(name))])
     comm.all_reduce(rates, "max", None, "direct")  # the slowest machine decides
@@ -66,7 +77,7 @@ def probe(comm: Ranks, progress: Callable[[int, int], None] | None = None) -> To
         repr(as_codec(name)): (float(rates[1 + 2 * i]), float(rates[2 + 2 * i]))
         for i, name in enumerate(RATED)
     }
-    return Topology(
+    found = Topology(
         hosts=_host_names(comm, [host for _, host in peers]),
         host=[h for h, _ in places],
         machine=[m for _, m in places],
@@ -77,6 +88,20 @@ def probe(comm: Ranks, progress: Callable[[int, int], None] | None = None) -> To
         reduce_s=float(rates[0]),
         codecs=codecs,
     )
+    if collectives:
+        found.trials = _try(comm, found, step)
+    return found
+
+
+def _try(comm: Ranks, links: Topology, step: Callable[[], None]) -> list[trials.Trial]:
+    """On connections of its own: the caller's communicator goes on by what it knew."""
+    group = comm.split(0)
+    try:
+        links.apply(group._native)
+        return trials.run(group, step)
+    finally:
+        comm.barrier()  # nobody leaves while another still waits for it
+        group.close()
 
 
 def _one_at_a_time(size: int, places: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

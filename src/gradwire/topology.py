@@ -21,8 +21,9 @@ from typing import Any
 
 from gradwire import _native
 from gradwire.errors import ArgumentError
+from gradwire.trials import Trial
 
-VERSION = 1
+VERSION = 2
 # A link or a rank is slow when it takes this many times as long as the median of its kind.
 SLOW = 2.0
 _TYPICAL_BYTES = 256 << 10
@@ -39,7 +40,7 @@ class Topology:
     share cores.
 
     latency_s, message_s, byte_s: [from][to] seconds one way, between small messages, a byte. reduce_s: of one
-    core, a byte. codecs: seconds a raw byte to encode and to decode.
+    core, a byte. codecs: seconds a raw byte to encode and to decode. trials: whole all_reduces, measured.
 
     >>> from gradwire.topology import Topology
     >>> one = [[0.0, 1e-5], [1e-5, 0.0]]
@@ -57,6 +58,7 @@ class Topology:
     byte_s: list[list[float]]
     reduce_s: float = 1 / 12e9
     codecs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
     version: int = VERSION
 
     @property
@@ -144,7 +146,8 @@ class Topology:
     def apply(self, native: _native.Communicator) -> None:
         """See `Communicator.use`."""
         native.set_topology(self.schedule_topology())
-        native.set_costs(self.links(), self.machine, self.cores, self.reduce_s, self.codecs)
+        factors = [(t.codec, t.algorithm, float(t.nbytes), t.seconds / t.modelled) for t in self.trials]
+        native.set_costs(self.links(), self.machine, self.cores, self.reduce_s, self.codecs, factors)
 
     # -- as bytes --------------------------------------------------------------------------------
     def to_json(self) -> str:
@@ -161,6 +164,7 @@ class Topology:
                     f"version {given.get('version')}, this gradwire reads {VERSION}: probe again"
                 )
             given["codecs"] = {name: (float(e), float(d)) for name, (e, d) in given["codecs"].items()}
+            given["trials"] = [Trial(*trial) for trial in given["trials"]]
             topology = Topology(**given)
             n = topology.size
             square = (topology.latency_s, topology.message_s, topology.byte_s)
@@ -170,6 +174,8 @@ class Topology:
                 raise ValueError(f"host and machine must list {n} ranks")
             if not all(float(v) >= 0 for m in square for row in m for v in row):
                 raise ValueError("times must not be negative")
+            if not all(min(t.nbytes, float(t.seconds), float(t.modelled)) > 0 for t in topology.trials):
+                raise ValueError("a trial's bytes and seconds must be positive")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArgumentError(f"{where} is not a topology file: {error}") from None
         return topology

@@ -28,12 +28,14 @@ def add_parser(commands: Any) -> None:
     p: argparse.ArgumentParser = commands.add_parser(
         "probe",
         help="measure every link between ranks; name the slow ones",
-        description="Latency and bandwidth between every two ranks, in rounds without interference.",
+        description="Latency and bandwidth between every two ranks, without interference; then what "
+        "whole all_reduces take, by every algorithm and with the usual codecs.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("-o", "--output", metavar="FILE", help="default: the cache that topology='auto' reads")
     p.add_argument("--show", metavar="FILE", help="print a file instead of measuring")
+    p.add_argument("--links-only", action="store_true", help="do not try whole collectives")
     p.add_argument("--ranks", type=positive, metavar="N", help="start N ranks here (default 2)")
     p.add_argument("--transport", choices=["auto", "shm", "tcp"], help="default: auto")
     p.add_argument("--no-progress", action="store_true")
@@ -64,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
                 def show(round_: int, rounds: int) -> None:
                     nonlocal done
                     for _ in range(100 * round_ // rounds - done):
-                        bar.step(f"round {round_}/{rounds}")
+                        bar.step(f"step {round_}/{rounds}")
                     done = 100 * round_ // rounds
 
-                found = comm.probe(show)
+                found = comm.probe(show, not args.links_only)
             if comm.rank == 0:
                 path = Path(args.output) if args.output else comm.topology_cache()
                 found.save(path)
