@@ -42,3 +42,8 @@ def test_policy(check: str) -> None:
 @pytest.mark.parametrize("check", ranks.names("checks_bucketer"))
 def test_bucketer(check: str) -> None:
     ranks.assert_ok(answers("checks_bucketer", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_next_batch"))
+def test_next_batch(check: str) -> None:
+    ranks.assert_ok(answers("checks_next_batch", 2)[check])

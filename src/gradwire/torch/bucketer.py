@@ -74,6 +74,7 @@ class GradientBucketer(Handle):
             raise
         self._find_unused = find_unused_parameters
         self._syncing, self._rebuilt = True, False
+        self._used = np.zeros(len(self._params), np.uint8)  # by any rank, in the last step
         self._recorded: HookTrace | None = None
         self._begin_step()
         untyped: Any = self._params
@@ -155,7 +156,6 @@ class GradientBucketer(Handle):
             raise Closed("this GradientBucketer was closed: make a new one to go on training")
         try:
             unused = [p for p in self._params if id(p) not in self._seen]
-            idle = [p for p in unused if p.grad is None]
             if unused and not self._find_unused:
                 raise self._unused(unused)
             used = np.array([id(p) in self._seen or p.grad is not None for p in self._params], np.uint8)
@@ -167,12 +167,10 @@ class GradientBucketer(Handle):
                 future.wait()
             self.state.end_step()
             self.state.raise_error()
+            self.state.catch_up()
             if self._find_unused:
                 self.comm.all_reduce(used, op="max", timeout=self.state.timeout)
-                everywhere = {id(p) for p, flag in zip(self._params, used) if not flag}
-                for p in idle:
-                    if id(p) in everywhere:
-                        p.grad = None
+                self._drop_unused(self._of_delivered(used))
             if not self._rebuilt:
                 self._rebuild()
         finally:
@@ -181,6 +179,23 @@ class GradientBucketer(Handle):
             self._begin_step()
 
     synchronize = wait
+
+    def flush(self) -> None:
+        super().flush()
+        if self._find_unused and self.state.next_batch is not None:
+            self._drop_unused(self._used)
+
+    def _drop_unused(self, used: Any) -> None:
+        for p, flag in zip(self._params, used):
+            if not flag:
+                p.grad = None
+
+    def _of_delivered(self, used: Any) -> Any:
+        """Of the step whose averages `grad` holds now."""
+        if self.state.next_batch is None:
+            return used
+        last, self._used = self._used, used
+        return last
 
     def _rebuild(self) -> None:
         """Buckets in the order in which rank 0's gradients came, so that the first is full first."""
@@ -198,7 +213,7 @@ class GradientBucketer(Handle):
         """That of `attach`'s handle, and the parameters' order in the buckets: a resumed run has the bits of
         an uninterrupted one."""
         layout = {"order": torch.tensor(self._grouping), "regrouped": torch.tensor(self._rebuilt)}
-        return {**super().state_dict(), **layout}
+        return {**super().state_dict(), **layout, "used": torch.from_numpy(self._used.copy())}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         order = state["order"].tolist()
@@ -210,6 +225,7 @@ class GradientBucketer(Handle):
         super().load_state_dict(state)
         self._group(order)
         self._rebuilt = bool(state["regrouped"])
+        self._used = state["used"].numpy().copy()
         self._begin_step()
 
     def _name(self, param: torch.Tensor) -> str:

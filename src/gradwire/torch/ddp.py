@@ -50,6 +50,9 @@ def attach(
     `gradwire.warmup("topk(ratio=0.01)", steps=150)`, or a policy by parameter name, first match wins:
     `{"*.bias": None, "embed.*": "int8", "*": "int4"}`; see `HookState`.
 
+    overlap="next-batch" (off by default) hides communication behind a whole step, at the price of gradients
+    that are exactly one step old; the first step's `grad` is None, and `Handle.flush` brings the last one's.
+
     Without `comm`, one is made over the ranks of `ddp.process_group`, through its store. Options:
     `transport`, `timeout` and others of `gradwire.init` for that communicator; those of `HookState` for the
     rest.
@@ -68,6 +71,11 @@ def attach(
     if devices - {"cpu"}:
         raise ArgumentError(
             f"the hook works on CPU gradients in this version; the model has parameters on {devices}"
+        )
+    if options.get("overlap") == "next-batch" and ddp.find_unused_parameters:
+        raise ArgumentError(
+            'overlap="next-batch" needs find_unused_parameters=False: DDP throws away what it holds for a '
+            "parameter that the next step does not use; GradientBucketer can do both"
         )
     mine, settings = of_state(options, given_comm=comm is not None)
     comm, owns_comm = communicator_for(comm, ddp.process_group, settings)

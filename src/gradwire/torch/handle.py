@@ -47,6 +47,11 @@ class Handle:
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.state.load_state_dict(state)
 
+    def flush(self) -> None:
+        """With overlap="next-batch", after the last step: puts its averages into `grad`, for one more
+        `optimizer.step()`. Otherwise there is nothing to do."""
+        self.state.flush()
+
     @contextmanager
     def trace(self, path: str | os.PathLike[str]) -> Iterator[chrome.HookTrace]:
         """Writes a Chrome trace of the steps inside the block: one file a rank.

@@ -25,6 +25,7 @@ from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages, warmup
 
 from .checkpoint import Checkpoint, clean_name
+from .next_batch import NextBatch
 from .plan import BucketPlan
 from .reaper import Pending, Reaper
 from .residuals import Residuals
@@ -44,8 +45,12 @@ class GradientState:
     min_numel: parameters with one dimension, or fewer elements, are never coded; by default True and 1024
     beside one codec for all, False and 0 beside a policy. error_feedback: what the codec loses is kept per
     parameter and added to the next step's gradient. residual: how it is kept, "fp32", "bf16" or "int8" (4, 2
-    or 1.03 bytes an element). process_group: DDP's, for sparse gradients. named_parameters:
-    `model.named_parameters()`, needed for state_dict and for a policy."""
+    or 1.03 bytes an element). overlap: "backward", or "next-batch": a step gets the averages of the step
+    before, and communication may take a whole step unseen; not the default, because the delay costs
+    convergence (see `next_batch.py`): measure it, warm the learning rate up, and use no GradScaler, whose
+    scale would be of another step; PowerSGD and GlobalTopK then want a communicator that nothing else uses.
+    process_group: DDP's, for sparse gradients. named_parameters: `model.named_parameters()`, needed for
+    state_dict and for a policy."""
 
     def __init__(
         self,
@@ -58,13 +63,17 @@ class GradientState:
         warmup_steps: int = 0,
         error_feedback: bool = True,
         residual: str = "fp32",
+        overlap: str = "backward",
         timeout: float | None = None,
         process_group: dist.ProcessGroup | None = None,
         named_parameters: Iterable[tuple[str, torch.Tensor]] = (),
     ) -> None:
+        if overlap not in ("backward", "next-batch"):
+            raise ArgumentError(f'overlap must be "backward" or "next-batch", got {overlap!r}')
         self.comm = comm
         self.algorithm = algorithm
-        names = {clean_name(name): p for name, p in named_parameters if p.requires_grad}
+        self.next_batch = NextBatch() if overlap == "next-batch" else None
+        self._names = names = {clean_name(name): p for name, p in named_parameters if p.requires_grad}
         if warmup_steps:
             if isinstance(codec, (Policy, Mapping, Stages)):
                 raise ArgumentError(
@@ -81,7 +90,7 @@ class GradientState:
         self._plans: dict[object, BucketPlan] = {}
         self._reaper = Reaper()
         self._error: Exception | None = None
-        self._counter = StepCounter(self._counters)
+        self._counter = StepCounter(self._counters, overlap == "next-batch")
         self._first_step = 0  # steps made before a checkpoint was loaded
 
     def _counters(self) -> Mapping[str, int]:
@@ -92,15 +101,32 @@ class GradientState:
         return self._first_step + self._counter.steps
 
     def stats(self) -> Stats:
+        if self.next_batch is not None:
+            self.next_batch.wait()  # residuals are in use until then
         return self._counter.stats(self.residuals.norm() if self.residuals is not None else 0.0)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Step, world size, and residuals under `rank{r}/{name}`: every rank's are its own."""
-        return self._checkpoint.save(self.comm.rank, self.comm.size, self.step)
+        """Step, world size, and residuals under `rank{r}/{name}`: every rank's are its own. With
+        overlap="next-batch" also the averages that the next step will get."""
+        if self.next_batch is None:
+            return self._checkpoint.save(self.comm.rank, self.comm.size, self.step)
+        self.next_batch.wait()
+        kept = self._checkpoint.save(self.comm.rank, self.comm.size, self.step)
+        return {**kept, **self.next_batch.state_dict(self._names)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Of as many ranks, or the merged dict of all ranks of another number: it is dealt out anew."""
+        if self.next_batch is not None:
+            self.next_batch.load_state_dict(state, self._names)
         self._first_step = self._checkpoint.load(state, self.comm.rank, self.comm.size) - self._counter.steps
+
+    def flush(self) -> None:
+        """With overlap="next-batch", after the last step: puts its averages into `grad`, for one more
+        `optimizer.step()`. Raises the errors of that step."""
+        if self.next_batch is not None:
+            self.next_batch.wait()
+            self.raise_error()
+            self.next_batch.flush()
 
     def close(self) -> None:
         """Waits for what is under way. The communicator stays open: whoever made it closes it."""
@@ -113,19 +139,36 @@ class GradientState:
         """Averages one bucket, in place; the future ends with `flat`. Every rank starts equal buckets, in the
         same order, from one thread. key: the bucket's name from step to step. An error waits for
         `raise_error`."""
-        pending = self._submit(key, flat, params)
+        if self.next_batch is None or flat.is_sparse:
+            future = self._submit(key, flat, params).future
+        else:
+            sent = self.next_batch.exchange(flat, params)
+            sent.future = self._submit(key, sent.flat, params).future
+            future = torch.futures.Future()
+            future.set_result(flat)
         if self.trace is not None:
             self.trace.submitted(time.monotonic())
-        return pending.future
+        return future
+
+    def catch_up(self) -> None:
+        """Returns once collectives of the caller's own would come in the same order on every rank: the reaper
+        may still be issuing those of `reducers`, which `next_batch` leaves running between steps."""
+        if self.next_batch is not None and self.rules.reducers:
+            self.next_batch.wait()
 
     def end_step(self) -> None:
         """After the step's last future; a step without a bucket counts nothing."""
+        if self.next_batch is not None:
+            self._counter.waited(self.next_batch.take_waited())
+            self.next_batch.clear_missing()
         self._counter.close_step()
         if self.trace is not None:
             self.trace.backward_ends()
 
     def raise_error(self) -> None:
         """The first one since the last call."""
+        if self._error is not None and self.next_batch is not None:
+            self.next_batch.forget()
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -186,6 +229,8 @@ class GradientState:
         )
 
     def _submit_sparse(self, pending: Pending) -> None:
+        if self.next_batch is not None:
+            raise ArgumentError('overlap="next-batch" cannot hold sparse gradients back: use "backward"')
         # Which rows are set differs per rank, which fixed-size messages cannot carry: DDP's own backend
         # does it.
         grad = pending.result
@@ -222,7 +267,7 @@ class GradientState:
             self.trace.done(key, now)
 
 
-_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback", "residual")
+_OPTIONS = ("algorithm", "dense_1d", "min_numel", "warmup_steps", "error_feedback", "residual", "overlap")
 
 
 def of_state(options: Mapping[str, Any], given_comm: bool) -> tuple[dict[str, Any], dict[str, Any]]:
