@@ -47,6 +47,7 @@ from gradwire.work import Work
 
 if TYPE_CHECKING:
     from gradwire import testing
+    from gradwire.torch import MeshPolicy
 
 __version__ = "0.1.0"
 
@@ -81,6 +82,7 @@ __all__ = [
     "errors",
     "init",
     "ops",
+    "policy",
     "ramp",
     "register_codec",
     "testing",
@@ -92,6 +94,27 @@ _native.set_error_types(errors.BY_KIND)
 # to the logger "gradwire", at INFO and WARNING; silent unless the program listens.
 logging.getLogger("gradwire").addHandler(logging.NullHandler())
 _native.set_log_sink(logging.getLogger("gradwire").log)
+
+
+def policy(mesh: Any, **axes: Any) -> MeshPolicy:
+    """What travels how along each axis of a torch DeviceMesh. Every rank calls it. (By parameter: `Policy`.)
+
+    axes: by the mesh's own names, whatever those are: a codec, a pair (forward, backward) for tensor and
+    pipeline parallelism, whatever `attach` takes for data parallelism, or a `gradwire.torch.Axis` that says
+    also the algorithm and settings of the axis' communicator. None, or no mention: exact. Raises
+    ArgumentError for an axis that the mesh does not have.
+
+    >>> mesh = init_device_mesh("cpu", (2, 2, 2), mesh_dim_names=("pp", "dp", "tp"))  # doctest: +SKIP
+    >>> policy = gradwire.policy(mesh, dp="int4", pp=("bf16", "int8"), tp="int8")     # doctest: +SKIP
+    >>> up = gradwire.torch.ColumnParallelLinear(512, 2048, **policy["tp"].layers)     # doctest: +SKIP
+    >>> handle = policy["dp"].attach(ddp)                                              # doctest: +SKIP
+    >>> link = policy["pp"].pipeline(PipelineStage(ddp, ...))                          # doctest: +SKIP
+    >>> print(policy.table())                                                          # doctest: +SKIP
+    """
+    from gradwire.torch import MeshPolicy
+
+    return MeshPolicy(mesh, **axes)
+
 
 # Imported on first use: torch is not needed by everyone, testing by few.
 _ON_DEMAND = ("torch", "testing")

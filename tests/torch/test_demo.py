@@ -24,11 +24,11 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def example(name: str, *arguments: str) -> str:
-    return run(*TORCHRUN, str(ROOT / "examples" / name), *arguments)
+def example(name: str, *arguments: str, ranks: int = 2) -> str:
+    return run(*TORCHRUN, str(ranks), str(ROOT / "examples" / name), *arguments)
 
 
 def test_the_ddp_example_trains() -> None:
@@ -39,6 +39,13 @@ def test_the_ddp_example_trains() -> None:
 def test_the_tensor_parallel_example_trains() -> None:
     out = example("tensor_parallel_gpt.py", "--codec", "int8", "--steps", "5")
     assert "held-out loss" in out and "int8(block=128)" in out
+
+
+@pytest.mark.slow
+def test_the_hybrid_example_on_eight_ranks_equals_one_process() -> None:
+    out = example("hybrid_gpt.py", "--check", "--steps", "2", ranks=8)
+    assert float(out.split("largest difference from one process: ")[1].split()[0]) < 1e-12
+    assert [line.split()[0] for line in out.splitlines()[-5:-1]] == ["pp", "pp", "dp", "tp"]
 
 
 def test_the_numpy_example_converges() -> None:

@@ -13,6 +13,7 @@ from .error_probe import error_probe
 from .groups import communicator
 from .handle import Handle
 from .hook import HookState, all_reduce_hook
+from .mesh_policy import Axis, MeshPolicy
 from .stats import Stats
 from .tensor_parallel import (
     ColumnParallelLinear,
@@ -23,12 +24,14 @@ from .tensor_parallel import (
 )
 
 __all__ = [
+    "Axis",
     "ColumnParallelLinear",
     "CompressedColwiseParallel",
     "CompressedRowwiseParallel",
     "GradientBucketer",
     "Handle",
     "HookState",
+    "MeshPolicy",
     "RowParallelLinear",
     "Stats",
     "VocabParallelEmbedding",

@@ -18,6 +18,7 @@ from gradwire.errors import ArgumentError
 
 from .groups import communicator_named
 from .private import group_named
+from .usage import counted
 
 # FRAGMENT: the namespace's definitions are spread over files.
 _torch: Any = torch.library  # untyped
@@ -28,21 +29,25 @@ _library.define("reduce_scatter(Tensor x, str group, str codec) -> Tensor")
 
 
 def _all_reduce(x: torch.Tensor, group: str, codec: str, op: str = "sum") -> torch.Tensor:
+    comm = communicator_named(group)
     out = x.clone(memory_format=torch.contiguous_format)
-    return communicator_named(group).all_reduce(out, op=op, codec=codec or None)
+    with counted(comm, "all_reduce", codec, 2 * (comm.size - 1) * x.nbytes // comm.size) as algorithm:
+        return comm.all_reduce(out, op=op, codec=codec or None, algorithm=algorithm)
 
 
 def _all_gather(x: torch.Tensor, group: str, codec: str) -> torch.Tensor:
     comm = communicator_named(group)
     out = x.new_empty((comm.size * x.shape[0], *x.shape[1:]))
-    comm.all_gather(x.contiguous(), out, codec=codec or None)
+    with counted(comm, "all_gather", codec, (comm.size - 1) * x.nbytes) as algorithm:
+        comm.all_gather(x.contiguous(), out, codec=codec or None, algorithm=algorithm)
     return out
 
 
 def _reduce_scatter(x: torch.Tensor, group: str, codec: str) -> torch.Tensor:
     comm = communicator_named(group)
     out = x.new_empty((_share(x, comm.size), *x.shape[1:]))
-    comm.reduce_scatter(x.contiguous(), out, codec=codec or None)
+    with counted(comm, "reduce_scatter", codec, (comm.size - 1) * x.nbytes // comm.size) as algorithm:
+        comm.reduce_scatter(x.contiguous(), out, codec=codec or None, algorithm=algorithm)
     return out
 
 

@@ -53,6 +53,14 @@ def communicator(group: dist.ProcessGroup | None = None) -> Communicator:
     return comm
 
 
+def share(group: dist.ProcessGroup, comm: Communicator) -> None:
+    """From now on `communicator(group)` is this one."""
+    known = _shared.pop(group.group_name, None)
+    if known is not None and known[1] is not comm:
+        known[1].close()
+    _shared[group.group_name] = (weakref.ref(group), comm)
+
+
 def communicator_named(name: str) -> Communicator:
     """Of the group with this name: what a compiled graph knows of a group."""
     known = _shared.get(name)

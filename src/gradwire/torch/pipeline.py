@@ -33,41 +33,48 @@ from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
 from . import private
-from .mappings import Side
+from .mappings import Side as CodecOrName
 
-__all__ = ["Link", "apply"]
+__all__ = ["Link", "Side", "apply"]
 
 CODED = (torch.float32, torch.bfloat16, torch.float16)  # others, such as masks, travel as they are
 
 
 @dataclass
-class Link:
-    """What `apply` returns: the codecs, and what this rank has sent so far.
+class Side:
+    """One direction: its codec, and what this rank has sent that way.
 
-    bytes_sent: as they travelled, frame headers included. dense_bytes: the same tensors without codec.
-    waited_s: time between two computations, in which the rank sent and waited: exposed communication and the
-    pipeline's bubbles, which look alike from here.
+    bytes_sent: as it travelled, frame headers included. dense_bytes: the same tensors without codec.
+    waited_s: time before computations of this direction, in which the rank sent and waited: exposed
+    communication and the pipeline's bubbles, which look alike from here.
     """
 
-    activations: Codec | None
-    gradients: Codec | None
-    comm: Communicator | None = None
-    sent_activations: int = 0
-    sent_gradients: int = 0
+    codec: Codec | None
+    sends: int = 0
     bytes_sent: int = 0
     dense_bytes: int = 0
     waited_s: float = 0.0
+
+
+@dataclass
+class Link:
+    """What `apply` returns: activations travel forward, their gradients backward."""
+
+    forward: Side
+    backward: Side
+    comm: Communicator | None = None
     _since: float | None = None  # end of the last thing a stage did, if what follows is waiting
 
     @property
     def ratio(self) -> float:
-        return self.dense_bytes / self.bytes_sent if self.bytes_sent else 1.0
+        sent = self.forward.bytes_sent + self.backward.bytes_sent
+        return (self.forward.dense_bytes + self.backward.dense_bytes) / sent if sent else 1.0
 
-    def _enter(self) -> None:
+    def enter(self, side: Side) -> None:
         if self._since is not None:
-            self.waited_s += time.monotonic() - self._since
+            side.waited_s += time.monotonic() - self._since
 
-    def _leave(self, waiting: bool) -> None:
+    def leave(self, waiting: bool) -> None:
         self._since = time.monotonic() if waiting else None
 
 
@@ -76,71 +83,70 @@ class _StageLink:
 
     def __init__(self, link: Link, stage: Any) -> None:
         self._link, self._stage = link, stage
-        self._arriving: dict[tuple[bool | None, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._arriving: dict[tuple[str, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._step = 0  # for codecs that draw random numbers
         theirs = private.pipeline_methods(stage)
-        forth, back = (link.activations, True), (link.gradients, False)
-        ours = {
-            "clear_runtime_states": partial(self._begin_step, theirs["clear_runtime_states"]),
-            "get_fwd_send_ops": partial(self._send_ops, theirs["get_fwd_send_ops"], *forth),
-            "get_fwd_recv_ops": partial(self._recv_ops, theirs["get_fwd_recv_ops"], *forth),
-            "forward_one_chunk": partial(self._compute, theirs["forward_one_chunk"], True),
-            "get_bwd_send_ops": partial(self._send_ops, theirs["get_bwd_send_ops"], *back),
-            "get_bwd_recv_ops": partial(self._recv_ops, theirs["get_bwd_recv_ops"], *back),
-            "backward_one_chunk": partial(self._compute, theirs["backward_one_chunk"], False),
-            "backward_weight_one_chunk": partial(self._compute, theirs["backward_weight_one_chunk"], None),
+        forward, backward = "forward_one_chunk", "backward_one_chunk"
+        ours: dict[str, Callable[..., Any]] = {
+            "clear_runtime_states": self._begin_step,
+            "get_fwd_send_ops": partial(self._send_ops, side=link.forward),
+            "get_fwd_recv_ops": partial(self._recv_ops, side=link.forward, awaited_by=forward),
+            "get_bwd_send_ops": partial(self._send_ops, side=link.backward),
+            "get_bwd_recv_ops": partial(self._recv_ops, side=link.backward, awaited_by=backward),
+            forward: partial(self._compute, side=link.forward, name=forward),
+            backward: partial(self._compute, side=link.backward, name=backward),
+            "backward_weight_one_chunk": partial(self._compute, side=link.backward, name=""),
         }
         for name, method in ours.items():
-            setattr(stage, name, method)
+            setattr(stage, name, partial(method, theirs[name]))
         stage.gradwire_link = link
 
     def _begin_step(self, original: Callable[[], None]) -> None:
-        self._link._leave(waiting=False)  # whatever the program did between two steps
+        self._link.leave(waiting=False)  # whatever the program did between two steps
         original()
 
-    def _send_ops(self, original: Callable[..., Any], codec: Codec | None, forward: bool, chunk: int) -> Any:
-        self._link._enter()
+    def _send_ops(self, original: Callable[[int], Any], chunk: int, *, side: Side) -> Any:
+        self._link.enter(side)
         ops = original(chunk)
         for op in ops:
             dense = op.tensor
             op.tensor = dense.contiguous()
-            if codec is not None and dense.dtype in CODED:
-                op.tensor = gradwire.encode(op.tensor, codec, step=self._step)
+            if side.codec is not None and dense.dtype in CODED:
+                op.tensor = gradwire.encode(op.tensor, side.codec, step=self._step)
                 self._step += 1
-            self._link.dense_bytes += dense.nbytes
-            self._link.bytes_sent += op.tensor.nbytes
-            self._link.sent_activations += forward
-            self._link.sent_gradients += not forward
+            side.sends += 1
+            side.dense_bytes += dense.nbytes
+            side.bytes_sent += op.tensor.nbytes
             if self._link.comm is not None:
                 op.op = partial(_send, self._link.comm, op.group_peer)
-        self._link._leave(waiting=True)
+        self._link.leave(waiting=True)
         return ops
 
-    def _recv_ops(self, original: Callable[..., Any], codec: Codec | None, forward: bool, chunk: int) -> Any:
-        self._link._enter()
+    def _recv_ops(self, original: Callable[[int], Any], chunk: int, *, side: Side, awaited_by: str) -> Any:
+        self._link.enter(side)
         ops = original(chunk)
-        arriving = self._arriving[forward, chunk] = []
+        arriving = self._arriving[awaited_by, chunk] = []
         for op in ops:
             target = op.tensor.detach()
-            if codec is not None and target.dtype in CODED:
-                op.tensor = target.new_empty(_native.frame_bytes(target, codec), dtype=torch.uint8)
+            if side.codec is not None and target.dtype in CODED:
+                op.tensor = target.new_empty(_native.frame_bytes(target, side.codec), dtype=torch.uint8)
                 arriving.append((op.tensor, target))
             if self._link.comm is not None:
                 op.op = partial(_recv, self._link.comm, op.group_peer)
-        self._link._leave(waiting=True)
+        self._link.leave(waiting=True)
         return ops
 
     def _compute(
-        self, original: Callable[..., Any], forward: bool | None, chunk: int, *args: Any, **how: Any
+        self, original: Callable[..., Any], chunk: int, *args: Any, side: Side, name: str, **how: Any
     ) -> Any:
-        self._link._enter()
-        for frame, target in self._arriving.pop((forward, chunk), ()):
+        self._link.enter(side)
+        for frame, target in self._arriving.pop((name, chunk), ()):
             gradwire.decode(frame, target)
         try:
             return original(chunk, *args, **how)
         finally:
             # what follows the last stage's forward pass is the loss
-            self._link._leave(waiting=not (forward and self._stage.is_last))
+            self._link.leave(waiting=not (side is self._link.forward and self._stage.is_last))
 
 
 # What a schedule calls for an operation when a communicator carries it, with the group's own keywords.
@@ -154,8 +160,8 @@ def _recv(comm: Communicator, peer: int, x: torch.Tensor, **_: Any) -> Any:
 
 def apply(
     stage: Any,
-    activations: Side = None,
-    gradients: Side = None,
+    activations: CodecOrName = None,
+    gradients: CodecOrName = None,
     comm: Communicator | None = None,
 ) -> Link:
     """Codes what a pipeline stage exchanges with its neighbours. Call it on every rank before the first step.
@@ -191,7 +197,7 @@ def apply(
                 f"the stage's group has this process as rank {here[0]} of {here[1]}, the communicator as "
                 f"{comm.rank} of {comm.size}: make it with gradwire.torch.communicator(group)"
             )
-    link = Link(*codecs, comm)
+    link = Link(Side(codecs[0]), Side(codecs[1]), comm)
     for one in stages:
         _StageLink(link, one)
     return link
