@@ -22,14 +22,14 @@ def main() -> None:
     module, folder, size, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     faulthandler.dump_traceback_later(100, exit=True)  # a hang says where, before the launcher's deadline
     torch.set_num_threads(1)
+    checks = importlib.import_module(module)
     dist.init_process_group(
-        "gloo",
+        getattr(checks, "BACKEND", "gloo"),
         rank=rank,
         world_size=size,
         store=dist.FileStore(f"{folder}/torch", size),
         timeout=timedelta(seconds=60),
     )
-    checks = importlib.import_module(module)
     comm = gradwire.init(rank=rank, size=size, store=f"file://{folder}/gradwire", timeout=20)
     scene = Scene(rank, size, comm, folder)
     with open(folder / f"done{rank}", "w", encoding="utf-8", buffering=1) as done:

@@ -24,11 +24,11 @@ def names(module: str) -> list[str]:
 
 
 def run(
-    module: str, size: int, deadline_s: float, *args: str, tolerate: tuple[int, ...] = ()
+    module: str, size: int, deadline_s: float, *args: str, tolerate: tuple[int, ...] = (), **env: str
 ) -> dict[str, Any]:
     """{check: {rank: "ok" or a traceback}}. Ranks in `tolerate` may die; they are missing from the answer."""
     with tempfile.TemporaryDirectory(prefix="gradwire-ranks-") as folder:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **env}
         command = [sys.executable, str(HERE / "rank_main.py"), module, folder, str(size)]
         logs = [open(Path(folder) / f"log{r}", "wb") for r in range(size)]  # noqa: SIM115
         ranks = [

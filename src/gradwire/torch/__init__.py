@@ -6,6 +6,7 @@ layers over coded collectives, and coded links between pipeline stages.
 
 from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from . import pipeline
+from .backend import ProcessGroupOptions
 from .bucketer import GradientBucketer
 from .ddp import attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
@@ -32,6 +33,7 @@ __all__ = [
     "Handle",
     "HookState",
     "MeshPolicy",
+    "ProcessGroupOptions",
     "RowParallelLinear",
     "Stats",
     "VocabParallelEmbedding",

@@ -25,6 +25,12 @@ def _need(name: str) -> Any:
     return found
 
 
+# Untyped: torch's stubs overload every method with forms that no caller of torch.distributed uses.
+ProcessGroupBase: Any = dist.ProcessGroup
+# Base of what a DeviceMesh accepts in `backend_override`.
+BackendOptions: Any = torch._C._distributed_c10d.Backend.Options
+
+
 def group_named(name: str) -> dist.ProcessGroup:
     found: dist.ProcessGroup = _need("_resolve_process_group")(name)
     return found
@@ -35,9 +41,13 @@ def default_group() -> dist.ProcessGroup:
     return found
 
 
+def prefixed(store: Any, prefix: str) -> Any:
+    return _need("PrefixStore")(prefix, store)
+
+
 def store_of(group: dist.ProcessGroup, prefix: str) -> Any:
     """The group's own store, under a prefix."""
-    return _need("PrefixStore")(prefix, _need("_get_process_group_store")(group))
+    return prefixed(_need("_get_process_group_store")(group), prefix)
 
 
 _PIPELINE = (

@@ -21,6 +21,12 @@ class Waitable(Protocol):
     def wait(self) -> object: ...
 
 
+class Awaited(Protocol):
+    """What a reaper takes: `run` waits, completes a future, and does not raise."""
+
+    def run(self) -> None: ...
+
+
 class Pending:
     """One bucket on its way. `finish` (it must not raise) is called on the reaper thread with the first
     error or None."""
@@ -54,29 +60,38 @@ class Pending:
 
 
 class Reaper:
-    """One thread, started by the first bucket."""
+    """One thread, started by the first bucket. What that thread itself hands over, from a callback on a
+    future that it completed, goes to a second one: the callback may wait for it."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Awaited | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._inner: Reaper | None = None
 
-    def put(self, pending: Pending) -> None:
+    def put(self, pending: Awaited) -> None:
         if self._thread is None:
             self._thread = threading.Thread(
                 target=_reap, args=(self._queue,), name="gradwire-reaper", daemon=True
             )
             self._thread.start()
+        elif self._thread is threading.current_thread():
+            self._inner = self._inner or Reaper()
+            self._inner.put(pending)
+            return
         self._queue.put(pending)
 
     def close(self) -> None:
         """After this every future handed over is complete. Call it before the communicator is freed."""
         if self._thread is not None:
             self._queue.put(None)
-            self._thread.join()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
             self._thread = None
+        if self._inner is not None:
+            self._inner.close()
 
 
-def _reap(pendings: queue.SimpleQueue[Pending | None]) -> None:
+def _reap(pendings: queue.SimpleQueue[Awaited | None]) -> None:
     # A function of the queue alone: the thread keeps neither the hook's state nor the last bucket alive
     # while it sleeps.
     while True:

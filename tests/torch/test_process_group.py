@@ -1,0 +1,78 @@
+"""torch.distributed's backend "gradwire" on real processes: one launch per file and world, a check a test."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+
+pytest.importorskip("torch")
+
+
+@functools.cache
+def answers(module: str, size: int) -> Any:
+    return ranks.run(module, size, deadline_s=110.0)
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_process_group"))
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_collectives(check: str, size: int) -> None:
+    ranks.assert_ok(answers("checks_process_group", size)[check])
+
+
+@functools.cache
+def of_models() -> Any:
+    return ranks.run("checks_backend", 2, 110.0)
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_backend"))
+def test_what_torch_builds_on_it(check: str) -> None:
+    ranks.assert_ok(of_models()[check])
+
+
+# How a program ends: what it did with the group before, and whether it said goodbye.
+ENDS = {
+    "forgotten": "",
+    "with work under way": "works = [dist.all_reduce(x, async_op=True).get_future() for _ in range(5)]",
+    "destroyed and made again": "dist.destroy_process_group(); start(); dist.all_reduce(x); stop()",
+}
+PROGRAM = """
+import sys, torch, torch.distributed as dist, gradwire.torch
+import torch.distributed._functional_collectives as funcol
+from torch.nn.parallel import DistributedDataParallel
+def start():
+    store = dist.FileStore(sys.argv[2], 2)
+    dist.init_process_group("gradwire", rank=int(sys.argv[1]), world_size=2, store=store)
+stop = dist.destroy_process_group
+start()
+ddp = DistributedDataParallel(torch.nn.Linear(4, 4))
+ddp(torch.ones(2, 4)).sum().backward()
+y = funcol.all_reduce(torch.ones(2), "sum", dist.group.WORLD)  # nobody waits for it
+x = torch.ones(3)
+dist.all_reduce(x)
+assert x[0] == 2
+"""
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_programs_end_cleanly(end: str, tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    command = [sys.executable, "-c", PROGRAM + ENDS[end]]
+    store = str(tmp_path / "store")
+    ranks_ = [
+        subprocess.Popen([*command, str(r), store], env=env, stderr=subprocess.PIPE, text=True)
+        for r in range(2)
+    ]
+    for process in ranks_:
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 0, f"{process.returncode}: {said}"
+        assert not any(word in said for word in ("Traceback", "terminate", "Fatal")), said
