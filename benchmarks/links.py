@@ -7,8 +7,9 @@
 off: no limit, the kernel's own speed between namespaces. lo: all ranks on this host, over loopback TCP. Runs
 `gradwire bench all_reduce` with one rank a host; benchmarks/README.md explains its columns and adds two:
 
-wire: Mbit/s each rank sends, `busbw` uncompressed, coded bytes over the time with a codec; without the bytes
-that the token bucket's burst let pass for nothing.
+wire: Mbit/s each rank sends, `busbw` uncompressed, coded bytes over the time with a codec. As in nccl-tests,
+and as iperf3 streams, calls follow one another without a pause (--batch; 1: a single call on an idle link).
+What the token bucket's burst lets pass for nothing at the start of a batch does not count.
 share: `wire` over iperf3's figure for this link: one direction of a limited link, which is full duplex; of an
 unlimited one, where both directions share the cores, both directions of both. Where something is slower than
 the rest (--slow-link, --slow-host; hosts are 0 to n-1), iperf3 still runs between hosts 0 and 1.
@@ -91,7 +92,8 @@ def bench(lab: Lab | None, hosts: int, words: list[str], timeout: float) -> list
 def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, Any]]:
     lab = None if rate == "lo" else Lab(hosts, None if rate == "off" else rate, args.burst, "gwlinks")
     words = ["--sizes", args.sizes, "--codec", args.codec, "--algorithm", args.algorithm]
-    words += ["--iters", str(args.iters), "--warmup", str(args.warmup), "--rounds", str(args.rounds)]
+    for option in ("batch", "iters", "warmup", "rounds"):
+        words += [f"--{option}", str(getattr(args, option))]
     words += ["--vs", args.vs] if args.vs else []
     try:
         if lab:
@@ -108,7 +110,7 @@ def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, A
             continue
         sent = row["busbw"] * row["time_us"] * 1e3 if row["codec"] == "none" else row["wire_bytes"]
         # an idle token bucket lets its burst pass for nothing: that much is not the link's speed
-        free = 0 if rate in UNLIMITED else KIB * int(args.burst.removesuffix("kb"))
+        free = 0 if rate in UNLIMITED else KIB * int(args.burst.removesuffix("kb")) / row["batch"]
         wire = 8 * max(0, sent - free) / row["time_us"]
         if rate in UNLIMITED and hosts == 2:
             wire *= 2  # both directions, as in `line`
@@ -146,6 +148,7 @@ def main() -> int:
     p.add_argument("--algorithm", default="ring")
     p.add_argument("--vs", default="", help="gloo, or nothing")
     p.add_argument("--burst", default=BURST, help=f"of the token bucket, in kb (default {BURST})")
+    p.add_argument("--batch", type=int, default=8, help="calls in a repetition (default 8)")
     p.add_argument("--iters", type=int, default=3, help="repetitions a round (default 3)")
     p.add_argument("--warmup", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)

@@ -207,6 +207,8 @@ def test_a_batch_ends_before_sums_overflow() -> None:
             assert 1 <= calls <= 20
             assert calls == 1 or 6.0 * float(size) ** calls < measure._LARGEST[dtype]
     assert measure.batch(Question(0, 2, 1 << 20, "float32", "sum")) == 1
+    assert measure.batch(Question(0, 2, 1 << 20, "float32", "sum"), 8) == 8
+    assert measure.batch(Question(0, 8, 64, "float16", "sum"), 8) < 8
 
 
 def test_spread_is_half_the_interquartile_range_over_the_median() -> None:

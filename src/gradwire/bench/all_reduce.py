@@ -107,6 +107,13 @@ def add_parser(commands: Any) -> None:
     how.add_argument(
         "--rounds", type=positive, default=5, metavar="N", help="rounds over all entries (default 5)"
     )
+    how.add_argument(
+        "--batch",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="calls back to back in a repetition (default 1, below 1 MiB up to 20)",
+    )
     how.add_argument("--no-bind", action="store_true", help="do not give every rank cores of its own")
     who = p.add_argument_group(
         "ranks", "Without these: those of torchrun, Open MPI or Slurm; without a launcher, 2."
@@ -207,7 +214,7 @@ def run_rank(args: argparse.Namespace, comm: Communicator) -> int:
         for algorithm in args.algorithm
     ]
     peers = [entries.PEERS[name](comm) for name in args.vs]
-    plan = measure.Plan(args.iters, args.warmup, args.rounds, neighbours > cores, share)
+    plan = measure.Plan(args.iters, args.warmup, args.rounds, neighbours > cores, share, args.batch)
     bench = measure.Bench(comm, [*own, *peers], _questions(args, comm.rank, comm.size), plan)
     stolen, ticks = machine.cpu_ticks()
     with report.progress(bench.steps(), wanted=comm.rank == 0 and not args.no_progress) as bar:

@@ -46,6 +46,7 @@ class Plan:
     rounds: int
     crowded: bool  # ranks outnumber cores
     share: list[int]  # the cores of this rank alone, for entries that ask to be bound
+    batch: int = 0  # calls back to back in a repetition; 0: as many as the size asks for
 
 
 def bus_bandwidth(algbw: float, size: int) -> float:
@@ -53,13 +54,12 @@ def bus_bandwidth(algbw: float, size: int) -> float:
     return algbw * 2 * (size - 1) / size
 
 
-def batch(q: Question) -> int:
-    if q.nbytes >= _SMALL:
-        return 1
+def batch(q: Question, wanted: int = 0) -> int:
+    calls = wanted or (1 if q.nbytes >= _SMALL else _BATCH)
     if q.op != "sum" or q.size == 1 or q.dtype not in _LARGEST:
-        return _BATCH
+        return calls
     room = math.log(_LARGEST[q.dtype] / _LARGEST_NORMAL) / math.log(q.size)
-    return max(1, min(_BATCH, int(room) - 1))
+    return max(1, min(calls, int(room) - 1))
 
 
 class Bench:
@@ -108,7 +108,7 @@ class Bench:
         if self._verdicts[i, k].wrong:
             return  # the same verdict on every rank
         q = self._questions[i]
-        calls = batch(q)
+        calls = batch(q, self._plan.batch)
         call = self._entries[k].bind(array, q.op)
         times = np.zeros(self._plan.iters)
         for repetition in range(-self._plan.warmup, self._plan.iters):
@@ -151,6 +151,7 @@ class Bench:
             "ratio": 2 * (q.size - 1) / q.size * q.nbytes / wire if wire else None,
             "rel_err": verdict.rel_err,
             "seconds": seconds,
+            "batch": batch(q, self._plan.batch),
         } | self._against_peers(i, seconds)
 
     def _against_peers(self, i: int, seconds: Sequence[float]) -> dict[str, float | None]:
