@@ -27,7 +27,7 @@ struct Config {
   // GRADWIRE_SEGMENT_BYTES (default 64 KiB, at most channel_bytes / 4; more than an eighth is not used): pipelining unit
   // of uncoded data.
   size_t segment_bytes = size_t{64} << 10;
-  // GRADWIRE_SPIN_US (default 50; 0 when ranks on this host outnumber cores): spin before yielding.
+  // GRADWIRE_SPIN_US (default 50; 0 when ranks on this machine outnumber cores): spin before yielding.
   double spin_us = 50;
   // GRADWIRE_IFNAME (default: the interface that reaches the store; with a file:// store every interface, of which a
   // peer takes the first that answers): network interface to listen on.

@@ -7,7 +7,7 @@ namespace gw {
 Engine::Engine(std::unique_ptr<Transport> transport, uint32_t epoch, const Config& config)
     : transport_(std::move(transport)),
       watchdog_(*transport_, epoch),
-      pause_(config, transport_->ranks_on_this_host(), std::thread::hardware_concurrency()),
+      pause_(config, transport_->ranks_on_this_machine(), std::thread::hardware_concurrency()),
       streams_(1 + 2 * static_cast<size_t>(transport_->size())) {}
 
 Engine::~Engine() { close(); }

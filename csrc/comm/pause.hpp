@@ -16,8 +16,8 @@ class Pause {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Pause(const Config& config, int ranks_on_this_host, unsigned cores)
-      : spin_(static_cast<unsigned>(ranks_on_this_host) > cores
+  Pause(const Config& config, int ranks_on_this_machine, unsigned cores)
+      : spin_(static_cast<unsigned>(ranks_on_this_machine) > cores
                   ? std::chrono::nanoseconds(0)
                   : std::chrono::nanoseconds(static_cast<int64_t>(config.spin_us * 1000))) {}
 

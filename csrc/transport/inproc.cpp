@@ -150,7 +150,7 @@ class InprocTransport final : public Transport {
   }
   std::string kind(int) const override { return "inproc"; }
   std::string host(int) const override { return host_; }
-  int ranks_on_this_host() const override { return hub_->size; }
+  int ranks_on_this_machine() const override { return hub_->size; }
   bool shares_memory(int) const override { return true; }
   int host_number(int) const override { return 0; }
   int machine_number(int) const override { return 0; }

@@ -37,6 +37,7 @@ struct Pair {
   std::array<std::vector<FileDescriptor>, kLanes> sockets;  // connected data sockets, by lane
 
   bool same_host() const { return !mine.host.boot_id.empty() && mine.host == theirs.host; }
+  bool same_machine() const { return !mine.host.boot_id.empty() && mine.host.boot_id == theirs.host.boot_id; }
 };
 
 // A line of transports.def.

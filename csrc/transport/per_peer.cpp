@@ -66,7 +66,7 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
     Peer& peer = peers_[p];
     peer.kind = pair.kind->name;
     peer.host = pair.theirs.host_name;
-    ranks_on_this_host_ += pair.same_host();
+    ranks_on_this_machine_ += pair.same_machine();
     for (int lane = 0; lane < kLanes; ++lane) {
       auto& channel = peer.channels[static_cast<size_t>(lane)];
       channel = pair.kind->open(pair, lane);

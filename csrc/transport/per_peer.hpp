@@ -23,7 +23,7 @@ class PerPeerTransport final : public Transport {
   Channel& channel(int peer, int lane) override;
   std::string kind(int peer) const override;
   std::string host(int peer) const override;
-  int ranks_on_this_host() const override { return ranks_on_this_host_; }
+  int ranks_on_this_machine() const override { return ranks_on_this_machine_; }
   bool shares_memory(int peer) const override { return kind(peer) == "shm"; }
   int host_number(int p) const override { return peers_.at(static_cast<size_t>(p)).host_number; }
   int machine_number(int p) const override { return peers_.at(static_cast<size_t>(p)).machine_number; }
@@ -60,7 +60,7 @@ class PerPeerTransport final : public Transport {
 
   const int rank_;
   const pid_t process_;
-  int ranks_on_this_host_ = 1;
+  int ranks_on_this_machine_ = 1;
   std::unique_ptr<AtomicCounters> counters_;
   std::unique_ptr<Segment> segment_;    // null: no shared memory
   std::unique_ptr<Doorbell> own_bell_;  // used if there is no segment

@@ -72,7 +72,8 @@ class Transport {
   virtual Channel& channel(int peer, int lane) = 0;
   virtual std::string kind(int peer) const = 0;  // "inproc", "shm", "tcp"
   virtual std::string host(int peer) const = 0;  // host name, for error messages
-  virtual int ranks_on_this_host() const = 0;
+  // That compete for this rank's cores: also those in other containers and network namespaces of this kernel.
+  virtual int ranks_on_this_machine() const = 0;
   virtual bool shares_memory(int peer) const = 0;  // its channels can be answered in place; both ends agree
   // Numbers that are the same on every rank. Equal hosts: the two can share memory. Equal machines: they run on the same
   // kernel and compete for its cores, as network namespaces and containers of one machine do.

@@ -206,9 +206,23 @@ TEST_CASE("shm to another host is refused in words; auto takes TCP") {
                                                                              gw::Deadline::after_seconds(10));
     });
     CHECK(t[0]->kind(1) == "tcp");
-    CHECK(t[0]->ranks_on_this_host() == 1);
+    CHECK(t[0]->ranks_on_this_machine() == 1);
     talk(t);
   }
+}
+
+TEST_CASE("ranks in containers of one machine take TCP and know that they share its cores") {
+  Endpoints endpoints = make_endpoints(2);
+  const auto honest = blobs_of(endpoints);
+  const std::vector<std::string> seen_by_0 = {honest[0], replaced(honest[1], "netns", "1")};
+  const std::vector<std::string> seen_by_1 = {replaced(honest[0], "netns", "1"), honest[1]};
+  Transports t(2);
+  run_ranks(2, [&](int r) {
+    t[static_cast<size_t>(r)] = endpoints[static_cast<size_t>(r)]->connect(r ? seen_by_1 : seen_by_0,
+                                                                           gw::Deadline::after_seconds(10));
+  });
+  CHECK(t[0]->kind(1) == "tcp");
+  CHECK(t[0]->ranks_on_this_machine() == 2);
 }
 
 TEST_CASE("a pair whose shared memory cannot be mapped on one side takes TCP, beside pairs that share") {
@@ -225,7 +239,7 @@ TEST_CASE("a pair whose shared memory cannot be mapped on one side takes TCP, be
   CHECK(t[0]->kind(2) == "tcp");
   CHECK(t[2]->kind(0) == "tcp");
   CHECK(t[2]->kind(1) == "shm");
-  CHECK(t[2]->ranks_on_this_host() == 3);
+  CHECK(t[2]->ranks_on_this_machine() == 3);
   talk(t);
 }
 

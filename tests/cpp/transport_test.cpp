@@ -56,7 +56,7 @@ TEST_CASE("messages of every size arrive in order and whole, around the ring's e
     CHECK(wrong == 0);
     CHECK(t[0]->counters().bytes_sent == t[1]->counters().bytes_received);
     CHECK(t[0]->kind(1) == kind);
-    CHECK(t[0]->ranks_on_this_host() == 2);
+    CHECK(t[0]->ranks_on_this_machine() == 2);
   }
 }
 
