@@ -47,3 +47,8 @@ def test_bucketer(check: str) -> None:
 @pytest.mark.parametrize("check", ranks.names("checks_next_batch"))
 def test_next_batch(check: str) -> None:
     ranks.assert_ok(answers("checks_next_batch", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_local_sgd"))
+def test_local_sgd(check: str) -> None:
+    ranks.assert_ok(answers("checks_local_sgd", 2)[check])

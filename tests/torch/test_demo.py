@@ -36,6 +36,11 @@ def test_the_ddp_example_trains() -> None:
     assert "held-out loss" in out and "times less than dense" in out
 
 
+def test_the_local_sgd_example_trains() -> None:
+    out = example("local_sgd.py", "--every", "2", "--steps", "5")
+    assert "step    4" in out and "held-out loss" in out and "times less than dense" in out
+
+
 def test_the_tensor_parallel_example_trains() -> None:
     out = example("tensor_parallel_gpt.py", "--codec", "int8", "--steps", "5")
     assert "held-out loss" in out and "int8(block=128)" in out

@@ -14,6 +14,7 @@ from .error_probe import error_probe
 from .groups import communicator
 from .handle import Handle
 from .hook import HookState, all_reduce_hook
+from .local_sgd import DiLoCo, LocalSGD
 from .mesh_policy import Axis, MeshPolicy
 from .stats import Stats
 from .tensor_parallel import (
@@ -29,9 +30,11 @@ __all__ = [
     "ColumnParallelLinear",
     "CompressedColwiseParallel",
     "CompressedRowwiseParallel",
+    "DiLoCo",
     "GradientBucketer",
     "Handle",
     "HookState",
+    "LocalSGD",
     "MeshPolicy",
     "ProcessGroupOptions",
     "RowParallelLinear",
