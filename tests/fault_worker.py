@@ -20,7 +20,8 @@ def main() -> None:
         transport=options["transport"],
         timeout=options["timeout"],
     )
-    x = np.zeros(options["count"], np.float32)
+    x = comm.empty(options["count"]) if options.get("shared") else np.zeros(options["count"], np.float32)
+    x[:] = 0
     comm.barrier()
     print("ready", flush=True)
     sys.stdin.readline()
@@ -43,6 +44,7 @@ def main() -> None:
             }
             break
     comm.close()
+    x[:] = 1  # still this rank's memory
     print(json.dumps(report), flush=True)
 
 

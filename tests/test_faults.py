@@ -192,9 +192,24 @@ def test_a_stopped_process_is_named_by_the_deadline(algorithm: str, transport: s
         ranks.end()
 
 
+@pytest.mark.parametrize(("fault", "kind"), [(signal.SIGKILL, "PeerLost"), (signal.SIGSTOP, "Timeout")])
+@pytest.mark.parametrize("algorithm", ["direct", "ring"])
+def test_arrays_that_peers_map_survive_a_rank_that_is_gone(
+    algorithm: str, fault: signal.Signals, kind: str, tmp_path: Path
+) -> None:
+    ranks = Ranks(tmp_path, algorithm=algorithm, transport="shm", count=1 << 20, shared=True)
+    try:
+        ranks.go()
+        time.sleep(0.1)
+        ranks.processes[1].send_signal(fault)
+        check(ranks.reports(1), 1, {kind})
+    finally:
+        ranks.end()
+
+
 def test_nothing_stays_behind_after_a_crash(tmp_path: Path) -> None:
     before = set(os.listdir("/dev/shm"))
-    ranks = Ranks(tmp_path, algorithm="direct", transport="shm", count=1 << 18)
+    ranks = Ranks(tmp_path, algorithm="direct", transport="shm", count=1 << 18, shared=True)
     try:
         ranks.go()
         time.sleep(0.05)

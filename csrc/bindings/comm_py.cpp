@@ -139,7 +139,8 @@ std::map<std::string, uint64_t> counters_of(Communicator& c) {
           {"socket_bytes_sent", n.socket_bytes_sent},
           {"socket_bytes_received", n.socket_bytes_received},
           {"operations", c.engine().operations()},
-          {"staging_bytes", c.engine().staging_bytes()}};
+          {"staging_bytes", c.engine().staging_bytes()},
+          {"shared_bytes", Arena::process_bytes()}};
 }
 
 // (host number, machine number) of every rank.

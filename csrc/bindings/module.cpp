@@ -10,6 +10,7 @@ void register_user_codec(pybind11::module_& m);
 void register_ops(pybind11::module_& m);
 void register_schedule(pybind11::module_& m);
 void register_transport(pybind11::module_& m);
+void register_arena(pybind11::module_& m);
 void register_comm(pybind11::module_& m);
 void register_pack(pybind11::module_& m);
 }  // namespace gw
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_native, m) {
   gw::register_ops(m);
   gw::register_schedule(m);
   gw::register_transport(m);
+  gw::register_arena(m);
   gw::register_comm(m);
   gw::register_pack(m);
 }

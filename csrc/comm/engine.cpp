@@ -230,7 +230,10 @@ void Engine::fail(const Error& error) {
     has_incoming_.store(false, std::memory_order_relaxed);
   }
   active_.clear();
-  for (Work* work : doomed) retire(*work, error);
+  for (Work* work : doomed) {
+    work->executor.withdraw();
+    retire(*work, error);
+  }
 }
 
 size_t Engine::staging_bytes() const {

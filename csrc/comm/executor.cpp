@@ -68,7 +68,8 @@ bool Executor::move() {
     // Bytes that only this process can push out must be gone before it may stop driving the transport.
     for (const auto& [peer, lane] : plan_->send_channels)
       if (!transport_->channel(peer, lane).flushed()) return moved;
-    done_ = true;
+    done_ = !lends_ || all_taken();
+    moved |= done_;
   }
   return moved;
 }
@@ -78,16 +79,26 @@ bool Executor::move() {
 bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   const int peer = lane.peers[u.first_peer];
   Channel& channel = transport_->channel(peer, lane.channel_lane);
-  std::byte* message = channel.reserve(kHeaderBytes + u.payload_bytes);
+  const std::optional<Loan> lent = loan(u);
+  const size_t most = kHeaderBytes + (lent ? sizeof(Loan) : u.payload_bytes);
+  std::byte* message = channel.reserve(most);
   if (!message) return false;
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
   FrameHeader h = header(lane, u);
-  // The memory of an ask is in this core's cache, where the last answer was read: nothing to gain by streaming past it.
-  h.payload_bytes = fill(u, message + kHeaderBytes, in_place(lane, u) ? nullptr : &copy_tuners_[peer]);
+  size_t bytes = most;
+  if (lent) {
+    if (u.settle) settle(u);
+    std::memcpy(message + kHeaderBytes, &*lent, sizeof(Loan));
+    h.flags = kLent;
+    lends_ = true;
+  } else {
+    // The memory of an ask is in this core's cache, where the last answer was read: nothing to gain by streaming past it.
+    h.payload_bytes = fill(u, message + kHeaderBytes, in_place(lane, u) ? nullptr : &copy_tuners_[peer]);
+    bytes = kHeaderBytes + h.payload_bytes;
+  }
   write_header(h, message);
-  const size_t bytes = kHeaderBytes + h.payload_bytes;
   if (in_place(lane, u))
-    channel.ask(kHeaderBytes + u.payload_bytes);  // the answer may be longer
+    channel.ask(most);  // the answer may be longer
   else
     channel.commit(bytes);
   if (trace_->on())
@@ -145,10 +156,16 @@ Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   if (!got) return {};
   alignas(64) std::byte expected[kHeaderBytes];
   FrameHeader h = header(lane, u);
-  if (plan_->operation.codec && !u.raw && !plan_->operation.codec->fixed_size())
+  const bool raw = !plan_->operation.codec || u.raw;
+  if (!raw && !plan_->operation.codec->fixed_size())
     h.payload_bytes = std::min<uint64_t>(read_header(got).payload_bytes, u.payload_bytes);
+  const bool lent = answer ? loan(u).has_value() : raw && read_header(got).flags == kLent;
+  if (lent) h.flags = kLent;
   write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
+  if (lent && answer)
+    return {static_cast<std::byte*>(output(u)), u.payload_bytes, static_cast<std::byte*>(output(u))};
+  if (lent) return borrowed(peer, channel.peek(kHeaderBytes + sizeof(Loan)), u);
   const size_t bytes = kHeaderBytes + h.payload_bytes;
   const std::byte* whole = answer ? channel.peek_answer(bytes) : channel.peek(bytes);
   return whole ? Payload{whole + kHeaderBytes, h.payload_bytes} : Payload{};
@@ -181,14 +198,16 @@ size_t Executor::release(const LanePlan& lane, const Unit& u) {
   bool has_payload = folds_plainly(u);  // the first answer: fold_raw has written it
   for (uint32_t i = 0; i < u.peers; ++i) {
     Channel& channel = transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane);
-    const size_t message = kHeaderBytes + spans_[i].bytes, most = kHeaderBytes + u.payload_bytes;
+    const bool lent = spans_[i].lent;
+    const size_t message = kHeaderBytes + (lent ? sizeof(Loan) : spans_[i].bytes);
+    const size_t most = kHeaderBytes + (lent ? sizeof(Loan) : u.payload_bytes);
     bytes += message;
     if (!in_place(lane, u, i)) {
       channel.consume(message);
     } else if (u.kind == StepKind::recv) {
       channel.consume_answer(most);
     } else {
-      write_answer(lane, u, channel.answer_slot(), has_payload);
+      write_answer(lane, u, spans_[i], channel.answer_slot(), has_payload);
       channel.answer(most);
       has_payload = false;
     }
@@ -197,14 +216,16 @@ size_t Executor::release(const LanePlan& lane, const Unit& u) {
 }
 
 // The finished value goes back to a peer that asked, over the share it sent.
-void Executor::write_answer(const LanePlan& lane, const Unit& u, std::byte* message, bool has_payload) {
+void Executor::write_answer(const LanePlan& lane, const Unit& u, const Payload& ask, std::byte* message,
+                            bool has_payload) {
   FrameHeader h = header(lane, u);
   ++h.round;
+  if (ask.lent) h.flags = kLent;
   if (u.payload_bytes && !has_payload) {
     const Payload value = plan_->operation.codec && !u.raw
                               ? kept(u)
                               : Payload{static_cast<std::byte*>(output(u)), u.payload_bytes};
-    kernels().copy(value.data, message + kHeaderBytes, value.bytes);
+    kernels().copy(value.data, ask.lent ? ask.lent : message + kHeaderBytes, value.bytes);
     h.payload_bytes = value.bytes;
   }
   write_header(h, message);
@@ -212,7 +233,7 @@ void Executor::write_answer(const LanePlan& lane, const Unit& u, std::byte* mess
 
 void Executor::store_received(const Unit& u, Payload payload) {
   if (!plan_->operation.codec || u.raw) {
-    kernels().copy(payload.data, output(u), payload.bytes);
+    if (payload.data != output(u)) kernels().copy(payload.data, output(u), payload.bytes);
     return;
   }
   if (u.keep_frame) kernels().copy(payload.data, keep(u, payload.bytes), payload.bytes);
@@ -305,6 +326,9 @@ std::vector<int> Executor::waiting_for() const {
     if (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after)
       peers.push_back(lane.peers[lane.sends[c.sends].first_peer]);
   }
+  if (peers.empty() && lends_)
+    for (const auto& [peer, lane] : plan_->send_channels)
+      if (!transport_->channel(peer, lane).taken()) peers.push_back(peer);
   return peers;
 }
 
@@ -314,6 +338,8 @@ int Executor::step() const {
     if (cursors_[l].receives < lane.receives.size()) return lane.receives[cursors_[l].receives].step;
     if (cursors_[l].sends < lane.sends.size()) return lane.sends[cursors_[l].sends].step;
   }
+  for (const LanePlan& lane : plan_->lanes)  // peers still have what was lent
+    if (lends_ && !lane.sends.empty()) return lane.sends.back().step;
   return -1;
 }
 

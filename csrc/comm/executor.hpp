@@ -35,6 +35,8 @@ class Executor {
   uint64_t seq() const { return seq_; }
   void set_seq(uint64_t seq) { seq_ = seq; }  // before begin(): this call's place in the order of calls
   std::string describe() const;               // "all_reduce #12"
+  // The operation failed: memory that peers may still use becomes this process's own.
+  void withdraw();
 
  private:
   struct Cursor {
@@ -49,7 +51,11 @@ class Executor {
   bool folds_plainly(const Unit& unit) const;
   void fold_raw(const LanePlan& lane, const Unit& unit);
   size_t release(const LanePlan& lane, const Unit& unit);
-  void write_answer(const LanePlan& lane, const Unit& unit, std::byte* message, bool has_payload);
+  void write_answer(const LanePlan& lane, const Unit& unit, const Payload& ask, std::byte* message,
+                    bool has_payload);
+  std::optional<Loan> loan(const Unit& unit) const;
+  Payload borrowed(int peer, const std::byte* message, const Unit& unit) const;
+  bool all_taken();
   bool in_place(const LanePlan& lane, const Unit& unit, uint32_t i = 0) const {
     return lane.in_place[unit.first_peer + i] != 0;
   }
@@ -75,7 +81,7 @@ class Executor {
   Buffers buffers_;
   uint64_t seq_ = 0;
   std::array<Cursor, kMaxLanes> cursors_{};
-  bool done_ = false;
+  bool done_ = false, lends_ = false;
   Transport* transport_ = nullptr;
   Trace* trace_ = nullptr;
   float* scratch_ = nullptr;

@@ -29,8 +29,10 @@ void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
   void* answer = nullptr;  // the first of those that are due
   for (uint32_t i = 0; i < u.peers; ++i) {
     if (!answer && in_place(lane, u, i))
-      answer =
-          transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).answer_slot() + kHeaderBytes;
+      answer = spans_[i].lent
+                   ? spans_[i].lent
+                   : transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).answer_slot() +
+                         kHeaderBytes;
     if (!own_placed && lane.peers[u.first_peer + i] > plan_->rank) {
       sources_[n++] = own_value(u);
       own_placed = true;

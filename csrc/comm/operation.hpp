@@ -2,11 +2,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "base/dtype.hpp"
 #include "codec/codec.hpp"
 #include "schedule/schedule.hpp"
+#include "transport/arena.hpp"
 
 namespace gw {
 
@@ -32,11 +34,13 @@ struct Operation {
   bool operator==(const Operation&) const = default;
 };
 
-// The memory. in == out for operations in place. residual: fp32, as many elements as `in`, or null.
+// The memory. in == out for operations in place. residual: fp32, as many elements as `in`, or null. Loans of in and out,
+// if peers can map them (arena.hpp).
 struct Buffers {
   const void* in = nullptr;
   void* out = nullptr;
   float* residual = nullptr;
+  std::optional<Loan> in_loan{}, out_loan{};
 };
 
 }  // namespace gw

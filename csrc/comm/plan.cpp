@@ -175,6 +175,14 @@ std::vector<std::vector<uint8_t>> asks_and_answers(const std::vector<Step>& step
   return flags;
 }
 
+// May a peer read what step i sends while the operation goes on? Not if this rank then changes it, but for the finished
+// value of a share: whoever made that had read the share.
+bool stays(const std::vector<Step>& steps, size_t i) {
+  return !later(steps, i, steps[i].chunk, [&](const Step& t) {
+    return t.kind == StepKind::recv_reduce || (t.kind == StepKind::recv && steps[i].complete);
+  });
+}
+
 struct LaneBuilder {
   const Operation& op;
   const Geometry& geometry;
@@ -208,6 +216,7 @@ struct LaneBuilder {
         u.peers = static_cast<uint32_t>(steps[i].peers.size());
         place(u, op, geometry, rank);
         if (roles[i].needs_slot) u.slot = slot(steps[i].chunk, u);
+        u.lend = lends(steps, i, u, in_place[i][0]);
         units.push_back(u);
       }
     }
@@ -219,6 +228,18 @@ struct LaneBuilder {
     tie_queues(units);
     for (const Unit& u : units) (u.kind == StepKind::send ? lane.sends : lane.receives).push_back(u);
     return lane;
+  }
+
+  // Both ends of an ask and its answer must find the same: raw, as large, at the same place of an array in place.
+  bool lends(const std::vector<Step>& steps, size_t i, const Unit& u, bool answered) const {
+    constexpr size_t kWorthwhile = 4096;  // a smaller payload is copied as fast as it is looked up
+    const int peer = steps[i].peers[0];
+    if (u.payload_bytes < kWorthwhile || (op.codec && !u.raw) || shares_memory.empty() ||
+        !shares_memory[static_cast<size_t>(peer)])
+      return false;
+    if (answered) return !op.codec && u.kind != StepKind::recv_reduce;
+    const bool apart = u.from_input && !op.in_place;  // received values go elsewhere
+    return u.kind == StepKind::send && (u.from_input || !u.staged) && (apart || stays(steps, i));
   }
 
   // `after`: everything an earlier step of the lane does to the same piece of memory.

@@ -28,10 +28,13 @@ struct Unit {
   bool own_frame = false;   // recv_reduce: this rank's share was already sent; use what the peers got
   bool keep_frame = false;  // recv: a later send forwards the frame
   bool raw = false;         // there is a codec, but this message does without it
-  bool settle = false;      // send: the residual is paid into this rank's own value first
-  bool staged = false;      // the output is a partial sum that has no place in `out`
-  int step = 0;             // index into the lane's steps, for error messages
-  uint32_t first_peer = 0, peers = 0;               // into LanePlan::peers
+  // Where this rank's array lies in shared memory, the message lends the value. recv: the ask did, so the answer is
+  // already in its place.
+  bool lend = false;
+  bool settle = false;                 // send: the residual is paid into this rank's own value first
+  bool staged = false;                 // the output is a partial sum that has no place in `out`
+  int step = 0;                        // index into the lane's steps, for error messages
+  uint32_t first_peer = 0, peers = 0;  // into LanePlan::peers
   size_t in_offset = 0, out_offset = 0, count = 0;  // elements
   uint64_t first = 0;        // place of the elements in the whole operation: a codec's key for random numbers
   size_t payload_bytes = 0;  // at most, if the codec's size depends on the values

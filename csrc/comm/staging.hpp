@@ -15,6 +15,7 @@ namespace gw {
 struct Payload {
   const std::byte* data = nullptr;
   size_t bytes = 0;
+  std::byte* lent = nullptr;  // data, if that is an array itself; an answer goes there
 };
 
 class Staging {

@@ -29,6 +29,18 @@ FileDescriptor memory_file(const char* name, size_t bytes) {
   return fd;
 }
 
+FileDescriptor growing_memory_file(const char* name) {
+  FileDescriptor fd(::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd) fail_system("memfd_create");
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) fail_system("sealing shared memory");
+  return fd;
+}
+
+bool cannot_shrink(int fd) {
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && (seals & F_SEAL_SHRINK);
+}
+
 bool is_memory_file(int fd, size_t bytes) {
   struct stat status{};
   return ::fstat(fd, &status) == 0 && static_cast<size_t>(status.st_size) >= bytes &&

@@ -37,5 +37,8 @@ class FileDescriptor {
 FileDescriptor memory_file(const char* name, size_t bytes);
 // Is `fd` such a file, and at least this long?
 bool is_memory_file(int fd, size_t bytes);
+// An empty one that can grow and never shrink: what has been mapped can never fault.
+FileDescriptor growing_memory_file(const char* name);
+bool cannot_shrink(int fd);
 
 }  // namespace gw

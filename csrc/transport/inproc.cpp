@@ -1,5 +1,7 @@
 // Ranks as threads of one process: the transport of tests and of several ranks in one interpreter. The same rings and
 // doorbells as shared memory, plus faults on demand.
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <map>
@@ -12,6 +14,7 @@
 #include "transport/endpoint.hpp"
 #include "transport/host_identity.hpp"
 #include "transport/inproc_wire.hpp"
+#include "transport/peer_arena.hpp"
 
 namespace gw {
 
@@ -83,6 +86,7 @@ class InprocChannel final : public Channel {
     AtomicCounters::add(counters_.bytes_received, bytes);
   }
   bool flushed() const override { return true; }
+  bool taken() override { return dead() || out_.taken(); }
   void ask(size_t bytes) override {
     if (dead()) return;
     if (out_.ask(bytes))
@@ -131,6 +135,7 @@ class InprocTransport final : public Transport {
         self_(hub_->rank(rank)),
         host_(host_name()),
         channels_(static_cast<size_t>(hub_->size) * kLanes),
+        arenas_(static_cast<size_t>(hub_->size)),
         states_(static_cast<size_t>(hub_->size), PeerState::alive) {}
   // Destroyed without close(): to the others it looks like a crash.
   ~InprocTransport() override {
@@ -152,6 +157,12 @@ class InprocTransport final : public Transport {
   std::string host(int) const override { return host_; }
   int ranks_on_this_machine() const override { return hub_->size; }
   bool shares_memory(int) const override { return true; }
+  std::byte* lent(int peer, const Loan& loan) override {
+    // mapped once more, as by a process of its own: so it can be withdrawn
+    PeerArena& arena = arenas_[static_cast<size_t>(peer)];
+    std::byte* at = arena.find(loan);
+    return at ? at : arena.map(loan, ::getpid());
+  }
   int host_number(int) const override { return 0; }
   int machine_number(int) const override { return 0; }
 
@@ -202,6 +213,7 @@ class InprocTransport final : public Transport {
   Hub::Rank& self_;
   const std::string host_;
   std::vector<std::unique_ptr<InprocChannel>> channels_;
+  std::vector<PeerArena> arenas_;
   std::vector<PeerState> states_;
   AtomicCounters counters_;
   bool closed_ = false;

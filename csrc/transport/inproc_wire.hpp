@@ -48,6 +48,7 @@ class InprocWire {
     return writer_.peek_answer(bytes);
   }
   void consume_answer(size_t bytes) { writer_.consume_answer(bytes); }
+  bool taken() { return there_.dropped() || writer_.taken(); }
   bool room_news() {
     release_due();
     return writer_.news();

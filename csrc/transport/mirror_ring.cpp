@@ -53,12 +53,21 @@ MirrorMap::~MirrorMap() {
 // Raise the flag, then look once more: the reader either sees the flag, or we see its new head.
 std::byte* RingWriter::blocked_reserve(size_t need) {
   if (need > capacity_) return nullptr;
-  if (!blocked_) {
-    blocked_ = true;
-    control_->blocked.store(1, std::memory_order_seq_cst);
-    head_ = control_->head.load(std::memory_order_seq_cst);
-  }
+  if (!blocked_) block();
   return fits(need) ? data_ + (tail_ & (capacity_ - 1)) : nullptr;
+}
+
+bool RingWriter::taken() {
+  if (head_ != tail_) head_ = control_->head.load(std::memory_order_acquire);
+  if (head_ == tail_) return true;
+  if (!blocked_) block();
+  return head_ == tail_;
+}
+
+void RingWriter::block() {
+  blocked_ = true;
+  control_->blocked.store(1, std::memory_order_seq_cst);
+  head_ = control_->head.load(std::memory_order_seq_cst);
 }
 
 void RingWriter::unblock() {

@@ -89,6 +89,8 @@ class RingWriter {
     return data_ + (asked_ & (capacity_ - 1));
   }
   void consume_answer(size_t bytes) { asked_ += message_span(bytes); }
+  // The reader has consumed everything. If not it will wake this side when it consumes.
+  bool taken();
   // Did the reader make room since a reserve() failed, or answer since a peek_answer() did?
   bool news() {
     if (!blocked_ && asked_ == tail_) return false;
@@ -109,6 +111,7 @@ class RingWriter {
     return here >= bytes && here <= tail_ - asked_;
   }
   std::byte* blocked_reserve(size_t need);
+  void block();
   void unblock();
 
   RingControl* control_ = nullptr;

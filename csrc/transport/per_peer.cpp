@@ -99,6 +99,14 @@ Channel& PerPeerTransport::channel(int p, int lane) {
 std::string PerPeerTransport::kind(int p) const { return peers_.at(static_cast<size_t>(p)).kind; }
 std::string PerPeerTransport::host(int p) const { return peers_.at(static_cast<size_t>(p)).host; }
 
+std::byte* PerPeerTransport::lent(int p, const Loan& loan) {
+  Peer& of = peer(p);
+  if (!of.segment)
+    throw Error(ErrorKind::frame,
+                "rank " + std::to_string(p) + " lends memory, but is reached by " + of.kind);
+  return of.segment->lent(loan);
+}
+
 // ---- moving and waiting --------------------------------------------------------------------------------------------
 
 bool PerPeerTransport::progress() {

@@ -25,6 +25,7 @@ class PerPeerTransport final : public Transport {
   std::string host(int peer) const override;
   int ranks_on_this_machine() const override { return ranks_on_this_machine_; }
   bool shares_memory(int peer) const override { return kind(peer) == "shm"; }
+  std::byte* lent(int peer, const Loan& loan) override;
   int host_number(int p) const override { return peers_.at(static_cast<size_t>(p)).host_number; }
   int machine_number(int p) const override { return peers_.at(static_cast<size_t>(p)).machine_number; }
 

@@ -41,6 +41,7 @@ class RingChannel final : public LinkChannel {
     AtomicCounters::add(counters_.bytes_received, bytes);
   }
   bool flushed() const override { return true; }
+  bool taken() override { return out_.taken(); }
   size_t capacity() const override { return out_.capacity(); }
   bool news() override {
     const bool in = in_.news();

@@ -58,6 +58,7 @@ RingWriter Segment::writer(int peer, int lane) {
 
 PeerSegment::PeerSegment(SegmentLayout layout, const Blob& peer)
     : layout_(layout),
+      pid_(peer.pid),
       process_(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(peer.pid), 0))),
       file_(open_peer_file(peer, layout.bytes())),
       map_(file_.get(), layout.head_bytes()) {
@@ -71,6 +72,15 @@ bool PeerSegment::owner_died() const {
   pollfd fd{process_.get(), POLLIN, 0};
   // an old kernel has no such descriptor: then only the control connection tells
   return process_ && ::poll(&fd, 1, 0) > 0;
+}
+
+std::byte* PeerSegment::lent(const Loan& loan) {
+  if (std::byte* at = arena_.find(loan)) return at;
+  std::byte* at = arena_.map(loan, pid_);
+  // A process that lives now had this number when its file was opened; else the file may be anybody's.
+  if (!owner_died()) return at;
+  arena_.forget();
+  return nullptr;
 }
 
 // Writable, because answers go where the messages lie. The owner of the ring never trusts what it reads there either.

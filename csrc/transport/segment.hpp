@@ -8,6 +8,7 @@
 #include "transport/doorbell.hpp"
 #include "transport/file_descriptor.hpp"
 #include "transport/mirror_ring.hpp"
+#include "transport/peer_arena.hpp"
 #include "transport/transport.hpp"
 
 namespace gw {
@@ -74,15 +75,19 @@ class PeerSegment {
   Doorbell& bell() { return map_.head()->bell; }
   // The process is gone. Its sockets need not be: children that it forked may hold them open.
   bool owner_died() const;
+  // The memory that a message of that peer lends, or null if the peer is gone.
+  std::byte* lent(const Loan& loan);
   // The ring from that peer to rank `self`.
   RingReader reader(int self, int lane);
 
  private:
   SegmentLayout layout_;
+  const int64_t pid_;
   FileDescriptor process_;  // opened before the nonce is compared: no other process can have taken the number
   FileDescriptor file_;
   SegmentMap map_;
   std::vector<MirrorMap> rings_;
+  PeerArena arena_;
 };
 
 }  // namespace gw

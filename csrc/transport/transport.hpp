@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/deadline.hpp"
+#include "transport/arena.hpp"
 
 namespace gw {
 
@@ -43,6 +44,8 @@ class Channel {
     return nullptr;
   }  // to the oldest ask, or null: not here yet
   virtual void consume_answer(size_t) {}
+  // The peer has consumed all that was committed: memory that messages lent is this rank's own again.
+  virtual bool taken() { return true; }
 };
 
 // Out-of-band notices between any two ranks: abort, are-you-alive, status, goodbye. Meaning belongs to comm/.
@@ -75,6 +78,9 @@ class Transport {
   // That compete for this rank's cores: also those in other containers and network namespaces of this kernel.
   virtual int ranks_on_this_machine() const = 0;
   virtual bool shares_memory(int peer) const = 0;  // its channels can be answered in place; both ends agree
+  // The memory that a message of `peer` lends (arena.hpp), writable, valid until the next call for this peer; null if the
+  // peer is gone. Throws Error(frame) if there is no such memory, which there never is without shared memory.
+  virtual std::byte* lent(int peer, const Loan& loan) = 0;
   // Numbers that are the same on every rank. Equal hosts: the two can share memory. Equal machines: they run on the same
   // kernel and compete for its cores, as network namespaces and containers of one machine do.
   virtual int host_number(int peer) const = 0;

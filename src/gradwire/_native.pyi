@@ -198,6 +198,11 @@ class InprocHub:
     def close(self, rank: int) -> None: ...
 
 # -- comm --------------------------------------------------------------------------------------------------------
+class SharedBlock:  # a buffer of bytes, in memory that ranks of this host can map
+    def __init__(self, bytes: int) -> None: ...  # MemoryError if there are not so many
+
+def is_shared(address: int, bytes: int) -> bool: ...  # all of it in such memory, and still lent
+
 class Work:
     def done(self) -> bool: ...
     def wait(self, timeout: float = -1.0) -> None: ...  # raises the operation's error; Timeout if not done by then (it goes on)

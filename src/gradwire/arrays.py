@@ -7,6 +7,7 @@ looked up among the modules already loaded, never imported: who passes a tensor 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,35 @@ def empty(like: Any, shape: Sequence[int] | int, dtype: str) -> Any:
         own = getattr(like, "dtype", None)
         return np.empty(shape, own if str(own) == "bfloat16" else np.float32)
     return np.empty(shape, dtype)
+
+
+def shared(shape: Sequence[int] | int, dtype: Any) -> Any:
+    """A new array in memory that ranks of this host can map: torch for a torch dtype, else NumPy."""
+    torch = sys.modules.get("torch")
+    of_torch = isinstance(dtype, getattr(torch, "dtype", ()))
+    if not of_torch:
+        if isinstance(dtype, str) and dtype == "bfloat16":
+            raise ArgumentError("NumPy has no bfloat16 of its own: pass torch.bfloat16 or ml_dtypes.bfloat16")
+        dtype = np.dtype(dtype)
+    name = str(dtype).split(".")[-1]
+    if name not in _ITEM_BYTES:
+        raise ArgumentError(f"dtype not supported: {dtype}; expected one of {', '.join(_ITEM_BYTES)}")
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(n < 0 for n in sizes):
+        raise ArgumentError(f"no dimension can be negative, got shape {sizes}")
+    count = math.prod(sizes)
+    if count == 0:
+        return torch.empty(sizes, dtype=dtype) if of_torch and torch else np.empty(sizes, dtype)
+    block: Any = _native.SharedBlock(count * _ITEM_BYTES[name])
+    if of_torch and torch:
+        return torch.frombuffer(block, dtype=dtype).reshape(sizes)
+    return np.frombuffer(block, np.uint8).view(dtype).reshape(sizes)
+
+
+def is_shared(x: Any) -> bool:
+    """All of x lies in memory that ranks of this host can map."""
+    address, _, _ = _native.array_info(x)
+    return _native.is_shared(address, nbytes(x))
 
 
 def empty_like(x: Any, shape: Sequence[int] | int | None = None) -> Any:

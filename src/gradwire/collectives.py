@@ -52,6 +52,33 @@ class Collectives:
         self._all_reduce = native.all_reduce
         self._quick_all_reduce = native.quick_all_reduce()
 
+    def empty(self, shape: Sequence[int] | int, dtype: Any = "float32") -> Any:
+        """A new array that the other ranks of this host read and write where it lies: collectives on it, or
+        on contiguous parts of it, make no copies. The results have the same bits.
+
+        shape: of elements. dtype: anything NumPy takes for float32, float64, float16, int32, int64 or uint8,
+        or ml_dtypes.bfloat16: a NumPy array; a torch dtype: a tensor. Not a collective: ranks need not call
+        it alike, and it serves every communicator of this process, longer than this one lives. The memory
+        goes with the last reference to the array; a child that was forked shares it. If an operation fails,
+        its arrays hold nothing of use and are ordinary memory from then on. Between hosts, and with a codec,
+        such an array is sent like any other. `stats()["shared_bytes"]` counts. Raises ArgumentError for
+        another dtype, MemoryError.
+
+        Gradients can live in one: let every `p.grad` be a view of `comm.empty(n, torch.float32)`, and call
+        `zero_grad(set_to_none=False)`; then one all_reduce of the whole averages them in place. (The buckets
+        of DistributedDataParallel are its own, and cannot.)
+
+        >>> import gradwire
+        >>> def rank(comm):
+        ...     x = comm.empty((2, 3), "int32")
+        ...     x[:] = comm.rank + 1
+        ...     return comm.all_reduce(x)
+        >>> gradwire.testing.run_ranks(2, rank)[0]
+        array([[3, 3, 3],
+               [3, 3, 3]], dtype=int32)
+        """
+        return arrays.shared(shape, dtype)
+
     def _submitted(self, native: NativeWork | None, result: A, *keep: Any) -> Work[A]:
         assert native is not None
         work = Work(native, result, *keep)

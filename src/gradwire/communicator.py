@@ -315,6 +315,7 @@ class Communicator(Collectives):
         staging_bytes: memory that operations pass through, at most. In shared memory that is, for each peer,
         3 * channel_bytes (setting GRADWIRE_CHANNEL_BYTES), over TCP about four times as much; and, with a
         codec, the coded size of the largest operation so far. It does not grow with the number of calls.
+        shared_bytes: of this process's arrays from `empty`; what they lend to others is not in bytes_sent.
 
         >>> import gradwire
         >>> gradwire.init(rank=0, size=1).stats()["bytes_sent"]

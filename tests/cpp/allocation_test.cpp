@@ -63,6 +63,8 @@ TEST_CASE("a synchronous call on a warm communicator allocates nothing") {
     threads.emplace_back([&, r] {
       Communicator comm(hub.connect(r), 0, config);
       std::vector<float> x(30000), residual(30000);
+      const auto block = Arena::of_process()->allocate(30000 * sizeof(float));
+      const View lent{.data = block->data(), .count = 30000, .dtype = DType::f32};
       const View all{.data = x.data(), .count = x.size(), .dtype = DType::f32};
       const auto calls = [&] {
         for (const char* algorithm : {"", "direct", "ring", "double_tree"})
@@ -73,6 +75,8 @@ TEST_CASE("a synchronous call on a warm communicator allocates nothing") {
             Work work = comm.prepare(Collective::all_reduce, v, v, o);
             comm.engine().run(work);
           }
+        Work lending = comm.prepare(Collective::all_reduce, lent, lent, {});
+        comm.engine().run(lending);
         static const CodecPtr int8 = make_codec("int8");
         const View owed{.data = residual.data(), .count = residual.size(), .dtype = DType::f32};
         CallOptions o;
