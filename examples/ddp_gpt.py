@@ -1,6 +1,7 @@
 """Data-parallel training with compressed gradients. One line differs from plain DDP.
 
 torchrun --nproc-per-node 2 examples/ddp_gpt.py --codec int8 --steps 20
+gradwire run -n 2 examples/ddp_gpt.py            # or: mpirun -n 2 python examples/ddp_gpt.py
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    gradwire.torch.init_process_group("gloo")
     torch.manual_seed(args.seed)
     ddp = DistributedDataParallel(ByteGPT())
     handle = gradwire.torch.attach(ddp, codec=None if args.codec == "none" else args.codec)  # <- the one line

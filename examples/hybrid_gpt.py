@@ -19,7 +19,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-import gradwire
+import gradwire.torch
 from gradwire.torch import ColumnParallelLinear, RowParallelLinear
 
 MICROBATCHES, ROWS = 4, 2  # per data-parallel rank: 4 microbatches of 2 windows
@@ -106,7 +106,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    gradwire.torch.init_process_group("gloo")
     if args.check:
         torch.set_default_dtype(torch.float64)  # sums in another order then differ in the last digits only
         args.dp = args.pp = args.tp = "none"

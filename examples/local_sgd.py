@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    gradwire.torch.init_process_group("gloo")
     torch.manual_seed(args.seed)
     model = ByteGPT()
     codec = None if args.codec == "none" else args.codec

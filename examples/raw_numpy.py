@@ -1,6 +1,6 @@
 """Collectives on NumPy arrays, no torch: a least-squares fit whose rows are spread over the ranks.
 
-torchrun --nproc-per-node 2 examples/raw_numpy.py      # or: mpirun -n 2 python examples/raw_numpy.py
+gradwire run -n 2 examples/raw_numpy.py      # or: mpirun -n 2 python examples/raw_numpy.py, or torchrun
 """
 
 from __future__ import annotations

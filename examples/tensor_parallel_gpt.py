@@ -28,7 +28,7 @@ def main() -> None:
     codec = None if args.codec == "none" else args.codec
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    gradwire.torch.init_process_group("gloo")
     torch.manual_seed(args.seed)  # the same model and the same batches on every rank
     model, text = ByteGPT(), Text.of_stdlib()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))

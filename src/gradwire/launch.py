@@ -1,8 +1,8 @@
 """Who am I, and where do the others meet? Reads the environment that launchers set.
 
-torchrun: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*. Open MPI: OMPI_COMM_WORLD_*. MPICH and
-Intel MPI: PMI_*. Slurm: SLURM_PROCID, SLURM_NTASKS and the node list. GRADWIRE_STORE names the store whatever
-the launcher.
+torchrun and gradwire run: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_*. Open MPI:
+OMPI_COMM_WORLD_*. MPICH and Intel MPI: PMI_*. Slurm: SLURM_PROCID, SLURM_NTASKS and the node list.
+GRADWIRE_STORE names the store whatever the launcher.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def discover(env: Mapping[str, str] = os.environ) -> Launch:
             run = "-".join(env[name] for name in names if env.get(name))
             return Launch(_number(env, rank), _number(env, size), launcher, run)
     raise ArgumentError(
-        "gradwire.init(): no launcher found (torchrun, Open MPI, MPICH, Intel MPI, Slurm). Start with, say, "
-        "`torchrun --nproc-per-node 2 script.py`, or pass rank=, size= and store="
+        "gradwire.init(): no launcher found (gradwire run, torchrun, Open MPI, MPICH, Intel MPI, Slurm). "
+        "Start with, say, `gradwire run -n 2 script.py`, or pass rank=, size= and store="
     )
 
 

@@ -41,6 +41,13 @@ def test_the_local_sgd_example_trains() -> None:
     assert "step    4" in out and "held-out loss" in out and "times less than dense" in out
 
 
+def test_the_vision_example_learns() -> None:
+    pytest.importorskip("sklearn")
+    out = example("ddp_vision.py", "--epochs", "3")
+    assert float(out.split("held-out accuracy ")[1].split("%")[0]) > 90
+    assert float(out.split(" sent a step, ")[1].split()[0]) > 5
+
+
 def test_the_tensor_parallel_example_trains() -> None:
     out = example("tensor_parallel_gpt.py", "--codec", "int8", "--steps", "5")
     assert "held-out loss" in out and "int8(block=128)" in out

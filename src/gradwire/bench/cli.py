@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 
 import gradwire
-from gradwire.bench import all_reduce, check_codec, codec, doctor, probe
+from gradwire.bench import all_reduce, check_codec, codec, doctor, probe, run
 from gradwire.bench.arguments import UsageError
 
 EXAMPLES = """\
 examples:
+  gradwire run -n 4 train.py --steps 100               a script on four ranks of this machine
   gradwire probe --ranks 4                             every link between ranks; which are slow
   gradwire doctor                                      what works here, what does not, and why
   gradwire bench all_reduce --ranks 2 --vs gloo        two processes on this machine, Gloo beside
@@ -26,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="gradwire",
-        description="Collective communication with gradient compression: benchmarks and self-check.",
+        description="Collective communication with gradient compression: launcher, benchmarks, checks.",
         epilog=EXAMPLES,
         formatter_class=raw,
     )
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     check_codec.add_parser(commands)
     doctor.add_parser(commands)
     probe.add_parser(commands)
+    run.add_parser(commands)
     return parser
 
 

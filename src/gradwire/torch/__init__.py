@@ -16,6 +16,7 @@ from .handle import Handle
 from .hook import HookState, all_reduce_hook
 from .local_sgd import DiLoCo, LocalSGD
 from .mesh_policy import Axis, MeshPolicy
+from .start import init_process_group
 from .stats import Stats
 from .tensor_parallel import (
     ColumnParallelLinear,
@@ -44,6 +45,7 @@ __all__ = [
     "attach",
     "communicator",
     "error_probe",
+    "init_process_group",
     "pipeline",
     "sync_sequence_parallel_gradients",
     "vocab_parallel_cross_entropy",
