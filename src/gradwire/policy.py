@@ -42,16 +42,28 @@ class Policy:
     def at(self, name: str, step: int = 0) -> Choice:
         """The choice for a parameter at a step. Raises ArgumentError if nothing matches and there is no
         default."""
+        return _choice(self._of(name).at(step))
+
+    def ever(self, name: str) -> list[Choice]:
+        """The choices for a parameter at all steps.
+
+        >>> import gradwire
+        >>> gradwire.Policy({"*": gradwire.warmup("bf16", 10)}).ever("head.weight")
+        [None, bf16]
+        """
+        return [_choice(c) for c in self._of(name).choices]
+
+    def _of(self, name: str) -> Stages:
         for pattern, stages in self._rules:
             if fnmatchcase(name, pattern):
-                return _choice(stages.at(step))
+                return stages
         if self._default is None:
             patterns = ", ".join(repr(p) for p, _ in self._rules)
             raise ArgumentError(
                 f"no pattern of the policy matches parameter {name!r}; patterns: {patterns}. "
                 'Add "*" as the last one, or give a default'
             )
-        return _choice(self._default.at(step))
+        return self._default
 
     def stage(self, step: int) -> tuple[int, ...]:
         """Changes exactly when some choice may."""

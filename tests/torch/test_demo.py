@@ -60,6 +60,11 @@ def test_the_hybrid_example_on_eight_ranks_equals_one_process() -> None:
     assert [line.split()[0] for line in out.splitlines()[-5:-1]] == ["pp", "pp", "dp", "tp"]
 
 
+def test_the_fsdp_example_trains() -> None:
+    out = example("fsdp_gpt.py", "--replicas", "2", "--layers", "1", "--steps", "3")
+    assert "held-out loss" in out and "all_reduce" in out
+
+
 def test_the_numpy_example_converges() -> None:
     out = example("raw_numpy.py")
     assert "replicas are bit-identical: True" in out

@@ -4,8 +4,8 @@ layers over coded collectives, and coded links between pipeline stages.
 >>> handle = gradwire.torch.attach(ddp, codec="int8")  # doctest: +SKIP
 """
 
+from . import fsdp, pipeline
 from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
-from . import pipeline
 from .backend import ProcessGroupOptions
 from .bucketer import GradientBucketer
 from .ddp import attach
@@ -45,6 +45,7 @@ __all__ = [
     "attach",
     "communicator",
     "error_probe",
+    "fsdp",
     "init_process_group",
     "pipeline",
     "sync_sequence_parallel_gradients",

@@ -5,7 +5,7 @@ A torch that lacks one of them raises an ArgumentError that says so, at the call
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -71,3 +71,57 @@ def pipeline_methods(stage: Any) -> dict[str, Any]:
             f"torch.distributed.pipelining as in torch 2.13, got one of torch {torch.__version__}"
         )
     return {name: getattr(stage, name) for name in _PIPELINE}
+
+
+class Shard(NamedTuple):
+    """One parameter of a fully_shard module. size: this rank's before sharding; shard: of one rank's padded
+    part; dim: the dimension that is cut."""
+
+    module: torch.nn.Module
+    name: str
+    size: torch.Size
+    shard: torch.Size
+    dim: int
+    trainable: bool
+
+
+class ParamGroup:
+    """What `fully_shard` keeps per module: parameters that travel together, and over which groups."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        try:
+            mesh = group.mesh_info
+            self.shard_group: dist.ProcessGroup | None = getattr(mesh, "shard_process_group", None)
+            self.replicate_group: dist.ProcessGroup | None = getattr(mesh, "replicate_process_group", None)
+            self.shards = [self._shard(p) for p in group.fsdp_params]
+        except AttributeError as error:
+            raise ArgumentError(
+                f"this gradwire knows fully_shard of torch 2.13, torch {torch.__version__} differs: {error}"
+            ) from error
+
+    @staticmethod
+    def _shard(p: Any) -> Shard:
+        owner = p._module_info
+        return Shard(
+            owner.module,
+            owner.param_name,
+            p._orig_size,
+            p.padded_sharded_param_size,
+            p.fsdp_placement.dim,
+            p.sharded_param.requires_grad,
+        )
+
+    def replace_replicate_group(self, group: dist.ProcessGroup) -> None:
+        """The process group whose `allreduce` sums over the replicas. The mesh info is this module's own."""
+        self._group.mesh_info.replicate_process_group = group
+
+
+def param_groups(module: Any) -> list[Any]:
+    """torch's own objects: several modules may share one."""
+    try:
+        return list(module._get_fsdp_state()._fsdp_param_groups)
+    except AttributeError as error:
+        raise ArgumentError(
+            f"this gradwire knows fully_shard of torch 2.13, torch {torch.__version__} differs: {error}"
+        ) from error
