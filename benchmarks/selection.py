@@ -76,7 +76,7 @@ def worker(args: argparse.Namespace) -> int:
                     for k in range(len(now)):
                         row, codec = now[(turn + k) % len(now)]
                         expected = 1e-6 * row["predicted_us"]
-                        if turn >= 2 and expected > args.most / 4:
+                        if turn >= (args.rounds if expected < 5e-3 else 5 if expected < 0.1 else 2):
                             continue
                         before = comm.stats()["bytes_sent"]
                         row["seconds"].append(clock.seconds(nbytes, codec, row["algorithm"], expected))
@@ -141,7 +141,7 @@ def main() -> int:
         p.add_argument("--per-host", type=int, default=1)
         p.add_argument("--sizes", default="1k,12k,64k,1m,6m,25m")
         p.add_argument("--codec", default="none,bf16,int8,int4")
-        p.add_argument("--rounds", type=int, default=5)
+        p.add_argument("--rounds", type=int, default=9)
         p.add_argument("--most", type=float, default=1.0, help="seconds of a call")
         p.add_argument("--timeout", type=float, default=600)
         p.add_argument("--rank", type=int, help=argparse.SUPPRESS)

@@ -239,7 +239,7 @@ class Communicator(Collectives):
 
         Pairs are measured in rounds in which no rank, and no machine, is in two of them; a pair takes a few
         hundredths of a second, more on slow links. Then every algorithm is tried with every usual codec from
-        1 KiB up, as far as a call takes less than 0.2 s: some seconds in all. collectives: False: links and
+        1 KiB up, as far as a call takes less than 0.15 s: some seconds in all. collectives: False: links and
         codecs only. progress: called with (steps done, steps in all). Returns the same Topology on every
         rank; `use` makes this communicator go by it.
 

@@ -26,11 +26,12 @@ from gradwire.codecs import Codec, as_codec
 SIZES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 3 << 22, 1 << 25)
 CODECS = (None, "bf16", "int8", "int4")
 # Over all sizes, algorithms and codecs, so that a disturbance of a second hits one measurement of each.
-_ROUNDS = 5
-_LONG_S, _ROUNDS_IF_LONG = 20e-3, 3  # slow links are steady
-_WORTH_S, _MOST_CALLS = 5e-3, 10  # of a round: time enough to be told from noise
-_TOO_LONG_S = 0.2  # one call; larger arrays are extrapolated by the model
-_HOPELESS, _HOPELESS_FROM_S = 4.0, 5e-3  # times the best algorithm, where that takes a while
+# Short calls on cores that ranks share have two speeds, with a sleep in them or without, for milliseconds on end.
+_ROUNDS = 9
+_WORTH_S, _MOST_CALLS = 3e-3, 10  # of a round
+_LONG_S = 20e-3
+_TOO_LONG_S = 0.15  # one call; larger arrays are extrapolated by the model
+_HOPELESS, _HOPELESS_FROM_S = 3.0, 5e-3  # times the best algorithm, where that takes a while
 # As `gradwire bench` does: below this size calls back to back, which may overlap.
 _SMALL, _BATCH = 1 << 20, 20
 
@@ -93,7 +94,7 @@ def run(comm: Ranks, progress: Callable[[], None]) -> list[Trial]:
                 now = tried[nbytes]
                 for k in range(len(now)):
                     m = now[(turn + k) % len(now)]
-                    if m.expected < _LONG_S or turn < _ROUNDS_IF_LONG:
+                    if turn < _rounds(m.expected):
                         m.seconds.append(clock.seconds(nbytes, m.way.codec, m.way.algorithms[0], m.expected))
                         m.expected = m.seconds[0]  # in later rounds
                         m.way.factor = m.expected / m.modelled  # at the next size
@@ -122,6 +123,11 @@ def own_cores(comm: Ranks) -> Iterator[None]:
         os.sched_setaffinity(0, everywhere)
 
 
+def _rounds(expected: float) -> int:
+    """Long calls vary less, and cost more to repeat."""
+    return _ROUNDS if expected < 2e-3 else 5 if expected < _LONG_S else 3
+
+
 class Clock:
     """Times all_reduces of float32 arrays up to so many bytes, as `gradwire bench` does."""
 
@@ -138,9 +144,10 @@ class Clock:
         # sums in place grow by `size` a call: a batch ends before they overflow
         batch = 1 if nbytes >= _SMALL else max(1, min(_BATCH, int(84 / np.log(max(2, comm.size)))))
         repetitions = 1 + int(min(_MOST_CALLS, _WORTH_S / (expected * batch)))
+        warm_up = 1 if expected < _LONG_S else 0
         times = np.zeros(repetitions)
-        self.calls = (1 + repetitions) * batch
-        for repetition in range(-1, repetitions):
+        self.calls = (warm_up + repetitions) * batch
+        for repetition in range(-warm_up, repetitions):
             array[:] = source
             comm.barrier()
             start = time.perf_counter()
