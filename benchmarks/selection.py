@@ -14,8 +14,9 @@ predicted_us, error: what the communicator said before, and that over the time, 
 chosen: "auto" takes it; it then runs the very same plan, so this time is auto's.
 wire_bytes: sent by rank 0 in one call, counted by comm.stats().
 
-A candidate that is said to take more than `--most` seconds a call is not timed. A choice is as good as the
-best candidate's time over the chosen one's. `report` also prints below which size the double tree beats the
+alike: algorithms that are the very same messages for this group are timed once.
+
+A candidate that is said to take more than `--most` seconds a call is not timed. `report` also prints below which size the double tree beats the
 ring, and what the predictions said of that.
 """
 
@@ -48,12 +49,16 @@ def parse_size(text: str) -> int:
 def worker(args: argparse.Namespace) -> int:
     import gradwire
     from gradwire.bench import machine
-    from gradwire.trials import Clock, own_cores
+    from gradwire.trials import Clock, alike, own_cores
 
     transport = "auto" if args.net == "shm" or args.per_host > 1 else "tcp"
     with gradwire.init(args.rank, args.ranks, args.store, transport=transport, timeout=100.0) as comm:
         start = time.monotonic()
-        comm.use(comm.probe())
+        if not os.environ.get("GRADWIRE_TOPOLOGY"):
+            found = comm.probe()
+            comm.use(found)
+            if args.topology and comm.rank == 0:
+                found.save(args.topology)
         probe_s = time.monotonic() - start
         sizes = [parse_size(s) for s in args.sizes.split(",")]
         clock = Clock(comm, max(sizes))
@@ -61,12 +66,14 @@ def worker(args: argparse.Namespace) -> int:
         for nbytes in sizes:
             for spec in args.codec.split(","):
                 codec = None if spec == "none" else gradwire.codec(spec)
-                chosen = comm.choose(nbytes, codec)
-                for name, seconds in comm.candidates(nbytes, codec, valid=True).items():
+                chosen, prices = comm.choose(nbytes, codec), comm.candidates(nbytes, codec)
+                for names in alike(comm, codec):
+                    seconds, name = prices[names[0]], chosen if chosen in names else names[0]
                     if seconds > args.most and name != chosen:
                         continue
                     row: Row = {"net": args.net, "ranks": args.ranks, "per_host": args.per_host}
                     row |= {"size": nbytes, "codec": spec, "algorithm": name, "chosen": name == chosen}
+                    row["alike"] = names
                     row |= {"predicted_us": 1e6 * seconds, "seconds": []}
                     cells.append((row, codec))
         with own_cores(comm):
@@ -112,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
             words += ["--store", (Path(folder) / "store").as_uri(), "--json", str(args.json)]
             env = os.environ | {"OMP_NUM_THREADS": "1"}
             env |= {"GRADWIRE_IFNAME": "eth0"} if lab else {}
+            if args.topology and args.topology.exists():
+                env["GRADWIRE_TOPOLOGY"] = str(args.topology)
             for rank in range(args.ranks):
                 mine = [*words, "--rank", str(rank)]
                 command = lab.command(rank // args.per_host, mine) if lab else mine
@@ -144,6 +153,7 @@ def main() -> int:
         p.add_argument("--rounds", type=int, default=9)
         p.add_argument("--most", type=float, default=1.0, help="seconds of a call")
         p.add_argument("--timeout", type=float, default=600)
+        p.add_argument("--topology", type=Path, help="go by this file; probe and write it if there is none")
         p.add_argument("--rank", type=int, help=argparse.SUPPRESS)
         p.add_argument("--store", help=argparse.SUPPRESS)
         p.add_argument("--command", help=argparse.SUPPRESS)

@@ -42,7 +42,7 @@ def crossover(rows: list[Row], key: str) -> str:
     """Below which size double_tree beats ring, by `key`; between sizes the ratio's logarithm is a line."""
     points = []
     for (size,), cell in sorted(grouped(rows, ("size",)).items()):
-        seconds = {row["algorithm"]: row[key] for row in cell}
+        seconds = {name: row[key] for row in cell for name in row["alike"]}
         if {"ring", "double_tree"} <= seconds.keys():
             points.append((math.log2(size), math.log(seconds["double_tree"] / seconds["ring"])))
     for (a, before), (b, after) in zip(points, points[1:]):

@@ -83,7 +83,7 @@ def steps() -> int:
 
 def run(comm: Ranks, progress: Callable[[], None]) -> list[Trial]:
     """Every rank calls it on a communicator that goes by the links alone; the same result on every rank."""
-    ways = _ways(comm)
+    ways = [_Way(codec, names) for codec in map(as_codec, CODECS) for names in alike(comm, codec)]
     clock = Clock(comm, SIZES[-1])
     tried: dict[int, list[_Measured]] = {}
     with own_cores(comm):
@@ -159,26 +159,25 @@ class Clock:
         return float(np.median(times))
 
 
-def _ways(comm: Ranks) -> list[_Way]:
+def alike(comm: Ranks, codec: Codec | None) -> list[list[str]]:
+    """The algorithms that "auto" may take, those that are the same messages for this group together.
+
+    >>> import gradwire
+    >>> gradwire.testing.run_ranks(2, lambda comm: gradwire.trials.alike(comm, None)[0][:2])[0]
+    ['direct', 'ring']
+    """
+    valid = {c.algorithm for c in comm._native.candidates(1 << 18, "float32", codec) if c.valid}
     groups: dict[str, list[str]] = {}
-    topology = comm._native.topology
-    for a in _native.algorithms():
-        if _native.supports(a["name"], "all_reduce", comm.size):
-            schedules = (
-                _native.make_schedule(a["name"], "all_reduce", r, comm.size, -1, topology)
-                for r in range(comm.size)
-            )
-            groups.setdefault(repr([s.lanes for s in schedules]), []).append(a["name"])
-    ways = []
-    for codec in map(as_codec, CODECS):
-        valid = {c.algorithm for c in comm._native.candidates(1 << 18, "float32", codec) if c.valid}
-        alike: dict[str, list[str]] = {}
-        for messages, names in groups.items():
-            # without a codec raw messages are like any other
-            key = messages if codec else messages.replace("raw=True", "raw=False")
-            alike.setdefault(key, []).extend(name for name in names if name in valid)
-        ways += [_Way(codec, names) for names in alike.values() if names]
-    return ways
+    for name in (a["name"] for a in _native.algorithms() if a["name"] in valid):
+        schedules = [
+            _native.make_schedule(name, "all_reduce", r, comm.size, -1, comm._native.topology)
+            for r in range(comm.size)
+        ]
+        messages = repr([s.lanes for s in schedules])
+        if codec is None:  # raw messages are then like any other
+            messages = messages.replace("raw=True", "raw=False")
+        groups.setdefault(messages, []).append(name)
+    return list(groups.values())
 
 
 def _worth_trying(comm: Ranks, ways: list[_Way], nbytes: int) -> list[_Measured]:
