@@ -16,8 +16,8 @@ wire_bytes: sent by rank 0 in one call, counted by comm.stats().
 
 alike: algorithms that are the very same messages for this group are timed once.
 
-A candidate that is said to take more than `--most` seconds a call is not timed. `report` also prints below which size the double tree beats the
-ring, and what the predictions said of that.
+A candidate that is said to take more than `--most` seconds a call is not timed. `report` also prints below
+which size the double tree beats the ring, and what the predictions said of that.
 """
 
 from __future__ import annotations

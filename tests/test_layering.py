@@ -109,11 +109,12 @@ LEVELS = {
     "collectives": 5,
     "policy": 6,
     "probe": 6,
-    "communicator": 7,
-    "__init__": 8,
-    "testing": 9,
-    "torch": 9,
-    "bench": 10,
+    "prices": 7,
+    "communicator": 8,
+    "__init__": 9,
+    "testing": 10,
+    "torch": 10,
+    "bench": 11,
 }
 
 

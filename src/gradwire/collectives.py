@@ -6,7 +6,7 @@ float32, float64, bfloat16, float16, int32, int64 or uint8; any shape, the same 
 codec: None (the array's own bytes), a name such as "int8", or a `gradwire.codec(...)`. Lossy ones take float
 sums and averages only. all_reduce takes "auto" as well: none, bf16 or int8, whichever is predicted to
 be fastest; what
-was chosen for a count and dtype stays until `Communicator.step` or `use`.
+was chosen for a count and dtype stays until the next `Communicator.step` after a `use`.
 algorithm: "auto" (see `Communicator.explain`) or one of "direct", "ring", "double_tree", ...; the same on
 every rank.
 async_op: return a `Work` at once; the arrays must not be touched until it is done. Any number may be in
@@ -122,7 +122,7 @@ class Collectives:
             self._quick_all_reduce(x, op)
             return x
         if codec is not None:
-            codec = self._auto_codec(x, op) if codec == "auto" else as_codec(codec)
+            codec = self.auto_codec(x, op) if codec == "auto" else as_codec(codec)
         limit = -1.0 if timeout is None else seconds(timeout)
         if async_op:
             work = self._all_reduce(x, op, codec, algorithm, residual, False, limit)
@@ -130,7 +130,14 @@ class Collectives:
         self._all_reduce(x, op, codec, algorithm, residual, True, limit)
         return x
 
-    def _auto_codec(self, x: Any, op: str) -> Codec | None:
+    def auto_codec(self, x: Any, op: str = "sum") -> Codec | None:
+        """What codec="auto" takes for an all_reduce of this array: nothing but on links that were measured
+        and found slow. The same until `step`.
+
+        >>> import gradwire, numpy as np
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.auto_codec(np.ones(8, np.float32)))
+        [None, None]
+        """
         count, dtype = shape = arrays.count_and_dtype(x)
         if "float" not in dtype or op not in ("sum", "avg"):
             return None

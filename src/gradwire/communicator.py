@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from gradwire import _native, arrays
-from gradwire.codecs import as_codec
-from gradwire.collectives import CodecLike, Collectives
+from gradwire import _native
 from gradwire.config import Duration, make_config, seconds
 from gradwire.errors import ArgumentError
 from gradwire.launch import default_store, discover, open_store
-from gradwire.probe import probe
+from gradwire.prices import Priced
 from gradwire.rendezvous import HubMeeting, Meeting, Place, StoreMeeting
-from gradwire.topology import Topology, cache_path
 from gradwire.trace import TraceEvent, write_chrome
 
 
@@ -76,43 +72,11 @@ def init(
     wanted = topology if topology is not None else config.topology or None
     try:
         if wanted is not None:
-            comm.use(_shared_topology(comm, wanted))
+            comm.use(wanted)
     except BaseException:
         comm.close()
         raise
     return comm
-
-
-def _shared_topology(comm: Communicator, wanted: Any) -> Topology:
-    """Rank 0's, on every rank: what ranks read or cached by themselves could differ."""
-    text = b""
-    problem = ""
-    if comm.rank == 0:
-        try:
-            if isinstance(wanted, Topology):
-                text = wanted.to_json().encode()
-            elif wanted == "auto":
-                path = comm.topology_cache()
-                text = path.read_bytes() if path.exists() else b""
-            else:
-                text = Path(wanted).read_bytes()
-            if text:
-                Topology.from_json(text, str(wanted))
-        except (OSError, ArgumentError) as error:
-            problem, text = str(error), b""
-    length = np.array([-1 if problem else len(text)], np.int64)
-    comm.broadcast(length, root=0)
-    if length[0] < 0:
-        raise ArgumentError(problem or "rank 0 cannot read the topology: see its error")
-    if length[0] == 0:
-        measured = comm.probe()
-        if comm.rank == 0:
-            measured.save(comm.topology_cache())
-        return measured
-    buffer = np.zeros(int(length[0]), np.uint8)
-    buffer[:] = np.frombuffer(text, np.uint8) if comm.rank == 0 else 0
-    comm.broadcast(buffer, root=0)
-    return Topology.from_json(buffer.tobytes())
 
 
 def _meeting_at(store: Any, rank: int, timeout: float) -> Meeting:
@@ -129,12 +93,6 @@ def _checked(place: Place) -> Place:
     if not 0 <= place.epoch < 2**32:
         raise ArgumentError(f"epoch must be from 0 to 2**32 - 1, got {place.epoch}")
     return place
-
-
-def _shape(x_or_nbytes: Any) -> tuple[int, str]:
-    if isinstance(x_or_nbytes, int):
-        return x_or_nbytes // 4, "float32"
-    return arrays.count_and_dtype(x_or_nbytes)
 
 
 class _Shared:
@@ -154,7 +112,7 @@ class _Shared:
             self.meeting.close()
 
 
-class Communicator(Collectives):
+class Communicator(Priced):
     """A group of ranks that call the same operations in the same order. Made by `gradwire.init` or `split`.
 
     rank, size: this rank's number and how many there are. epoch: generation, grows with every `reconfigure`.
@@ -232,83 +190,7 @@ class Communicator(Collectives):
         self._connect(self._shared, place, limit)
         return self
 
-    # -- what moving bytes costs here ------------------------------------------------------------------------
-    def probe(self, progress: Callable[[int, int], None] | None = None, collectives: bool = True) -> Topology:
-        """Measure latency and bandwidth between every two ranks, the codecs' speed, and what whole
-        all_reduces take. Every rank calls it.
-
-        Pairs are measured in rounds in which no rank, and no machine, is in two of them; a pair takes a few
-        hundredths of a second, more on slow links. Then every algorithm is tried with every usual codec from
-        1 KiB up, as far as a call takes less than 0.15 s: some seconds in all. collectives: False: links and
-        codecs only. progress: called with (steps done, steps in all). Returns the same Topology on every
-        rank; `use` makes this communicator go by it.
-
-        >>> import gradwire
-        >>> found = gradwire.testing.run_ranks(2, lambda comm: comm.probe(collectives=False))
-        >>> found[0] == found[1], found[0].slow_links()
-        (True, [])
-        """
-        return probe(self, progress, collectives)
-
-    def use(self, topology: Topology) -> None:
-        """From now on choose algorithms by this topology. Every rank calls it, between the same operations.
-
-        Raises ArgumentError if it describes another number of ranks.
-
-        >>> import gradwire
-        >>> def rank(comm):
-        ...     comm.use(comm.probe(collectives=False))
-        ...     return comm.choose(256)
-        >>> len(set(gradwire.testing.run_ranks(2, rank)))
-        1
-        """
-        if topology.size != self.size:
-            raise ArgumentError(
-                f"this topology describes {topology.size} ranks, this communicator has {self.size}: probe"
-            )
-        topology.apply(self._native)
-        self._choices.clear()
-
-    def topology_cache(self) -> Path:
-        """The file in which rank 0 keeps this set of hosts' topology for `init(topology="auto")`.
-
-        >>> import gradwire
-        >>> gradwire.init(rank=0, size=1).topology_cache().suffix
-        '.json'
-        """
-        kinds, hosts = zip(*self.peers())
-        return cache_path(hosts, self._native.places(), kinds)
-
-    def step(self) -> None:
-        """A step of training is over: what codec="auto" chose may change. Every rank calls it.
-
-        >>> import gradwire
-        >>> gradwire.init(rank=0, size=1).step()
-        """
-        self._choices.clear()
-
-    def candidates(self, x_or_nbytes: Any, codec: CodecLike = None, valid: bool = False) -> dict[str, float]:
-        """Predicted seconds of every algorithm for an all_reduce of this array, or of that many bytes of
-        float32. valid: only those that "auto" may take.
-
-        >>> import gradwire
-        >>> gradwire.testing.run_ranks(2, lambda comm: "ring" in comm.candidates(1 << 20))[0]
-        True
-        """
-        shape = _shape(x_or_nbytes)
-        all_ = self._native.candidates(*shape, as_codec(codec))
-        return {c.algorithm: c.seconds for c in all_ if c.valid or not valid}
-
     # -- looking ---------------------------------------------------------------------------------------------
-    def peers(self) -> list[tuple[str, str]]:
-        """Per rank: how it is reached ("self", "inproc", "shm", "tcp") and its host name.
-
-        >>> import gradwire
-        >>> gradwire.testing.run_ranks(2, lambda comm: comm.peers()[1][0])
-        ['inproc', 'self']
-        """
-        return self._native.peers()
-
     def stats(self) -> dict[str, int]:
         """Counters since the start of this epoch: operations; bytes_sent and bytes_received over all channels
         (headers included); socket_bytes_sent and socket_bytes_received as the kernel took and gave them;
@@ -322,28 +204,6 @@ class Communicator(Collectives):
         0
         """
         return self._native.counters()
-
-    def explain(self, x_or_nbytes: Any, codec: CodecLike = None) -> str:
-        """Why "auto" takes which algorithm for an all_reduce: a table of the candidates and their estimated
-        times.
-
-        x_or_nbytes: an array, or a number of bytes of float32.
-
-        >>> import gradwire
-        >>> tables = gradwire.testing.run_ranks(2, lambda comm: comm.explain(1 << 20))
-        >>> "ring" in tables[0]
-        True
-        """
-        return self._native.explain(*_shape(x_or_nbytes), as_codec(codec))
-
-    def choose(self, x_or_nbytes: Any, codec: CodecLike = None) -> str:
-        """The algorithm "auto" takes for an all_reduce of this array, or of that many bytes of float32.
-
-        >>> import gradwire
-        >>> gradwire.testing.run_ranks(2, lambda comm: comm.choose(256))[0]
-        'one_shot'
-        """
-        return self._native.choose(*_shape(x_or_nbytes), as_codec(codec))
 
     def trace_start(self, events: int = 100_000) -> None:
         """Record what the executor does, up to that many events; later ones are dropped."""

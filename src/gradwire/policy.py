@@ -16,7 +16,15 @@ __all__ = ["Policy"]
 
 # What one parameter does in one step.
 Reducer = Union[PowerSGD, GlobalTopK]  # several collectives and state of their own
-Choice = Union[Codec, Reducer, None]
+class Auto:
+    """The codec that `Communicator.auto_codec` takes: none, or a lossy one where links are slow."""
+
+    def __repr__(self) -> str:
+        return "'auto'"
+
+
+AUTO = Auto()
+Choice = Union[Codec, Reducer, Auto, None]
 _UNSET: Any = object()
 
 
@@ -24,7 +32,7 @@ class Policy:
     """Patterns on parameter names, each with a codec: the first that matches decides.
 
     rules: {pattern: codec}, in order. A pattern is fnmatch's, case matters: "*" matches any text, also dots.
-    A codec is a name, a Codec, "powersgd(rank=2)", "global_topk(ratio=0.01)", an object of these, a `Stages`,
+    A codec is a name, "auto", a Codec, "powersgd(rank=2)", "global_topk(ratio=0.01)", an object of these, a `Stages`,
     or None (as it is). default: for names that no pattern matches; without one, such a name is an
     ArgumentError. Every rank must use an equal policy.
 
@@ -93,9 +101,11 @@ def _stages(choice: Any) -> Stages:
 
 
 def _choice(choice: Any) -> Choice:
-    if isinstance(choice, (PowerSGD, GlobalTopK)):
+    if isinstance(choice, (PowerSGD, GlobalTopK, Auto)):
         return choice
     if isinstance(choice, str):
+        if choice == "auto":
+            return AUTO
         reducer = PowerSGD.parse(choice) or GlobalTopK.parse(choice)
         if reducer is not None:
             return reducer

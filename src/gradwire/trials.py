@@ -26,7 +26,7 @@ from gradwire.codecs import Codec, as_codec
 SIZES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 3 << 22, 1 << 25)
 CODECS = (None, "bf16", "int8", "int4")
 # Over all sizes, algorithms and codecs, so that a disturbance of a second hits one measurement of each.
-# Short calls on cores that ranks share have two speeds, with a sleep in them or without, for milliseconds on end.
+# Short calls on shared cores have two speeds, with a sleep in them or without, for milliseconds on end.
 _ROUNDS = 9
 _WORTH_S, _MOST_CALLS = 3e-3, 10  # of a round
 _LONG_S = 20e-3
