@@ -98,17 +98,19 @@ Choice select(const Question& q) {
   if (choice.candidates.empty())
     fail_argument("no algorithm supports " + std::string(name(q.collective)) + " of " +
                   std::to_string(q.size) + " ranks");
-  const std::vector<Candidate> listed = choice.candidates;
+  std::vector<Candidate> listed = choice.candidates;
   // stable: where prices are equal the order of algorithms.def decides, the same on every rank
   std::ranges::stable_sort(choice.candidates, [](const Candidate& a, const Candidate& b) {
     return a.valid != b.valid ? a.valid : a.seconds < b.seconds;
   });
   // Nothing valid: a lossy sum by the least bad algorithm is still what was asked for.
-  const Candidate& best = choice.candidates.front();
-  const auto as_good = std::ranges::find_if(listed, [&](const Candidate& c) {
-    return c.valid == best.valid && c.seconds <= best.seconds * (1 + q.tolerance);
-  });
-  choice.algorithm = as_good->algorithm;
+  const Candidate& taken = choice.candidates.front();
+  const double most_s = taken.seconds * (1 + q.tolerance);
+  const auto loses_less = [&](const Candidate& a, const Candidate& b) {
+    return q.lossy && a.lossy_encodes < b.lossy_encodes;
+  };
+  std::erase_if(listed, [&](const Candidate& c) { return c.valid != taken.valid || c.seconds > most_s; });
+  choice.algorithm = std::ranges::min_element(listed, loses_less)->algorithm;
   return choice;
 }
 

@@ -53,7 +53,8 @@ struct Question {
   int cores = 0;               // of each machine; 0: one for every rank
   // Borrowed. With the codec in question; and without one, for algorithms that have not been tried with it.
   const std::vector<Trial>*trials = nullptr, *plain_trials = nullptr;
-  // Prices that differ by less than this share are equal, and the order of algorithms.def decides.
+  // Prices that differ by less than this share are equal: what encodes less often is taken, then the first of
+  // algorithms.def.
   double tolerance = 0;
 };
 
