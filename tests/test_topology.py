@@ -93,7 +93,7 @@ def test_every_rank_holds_what_rank_0_read(tmp_path: Path) -> None:
 
 def test_ranks_that_hold_different_topologies_are_told() -> None:
     def rank(comm: Communicator) -> None:
-        comm.use(network(2, host=[0, 0] if comm.rank else [0, 1]))
+        network(2, host=[0, 0] if comm.rank else [0, 1]).apply(comm._native)
         comm.all_reduce(np.ones(8, np.float32), algorithm="direct")
 
     with pytest.raises(MismatchError):

@@ -16,6 +16,8 @@ __all__ = ["Policy"]
 
 # What one parameter does in one step.
 Reducer = Union[PowerSGD, GlobalTopK]  # several collectives and state of their own
+
+
 class Auto:
     """The codec that `Communicator.auto_codec` takes: none, or a lossy one where links are slow."""
 
@@ -32,8 +34,8 @@ class Policy:
     """Patterns on parameter names, each with a codec: the first that matches decides.
 
     rules: {pattern: codec}, in order. A pattern is fnmatch's, case matters: "*" matches any text, also dots.
-    A codec is a name, "auto", a Codec, "powersgd(rank=2)", "global_topk(ratio=0.01)", an object of these, a `Stages`,
-    or None (as it is). default: for names that no pattern matches; without one, such a name is an
+    A codec is a name, "auto", a Codec, "powersgd(rank=2)", "global_topk(ratio=0.01)", an object of these, a
+    `Stages`, or None (as it is). default: for names that no pattern matches; without one, such a name is an
     ArgumentError. Every rank must use an equal policy.
 
     >>> import gradwire

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import random
 import time
@@ -207,6 +208,39 @@ def check_powersgd_trains_as_far_as_dense(scene: Scene) -> None:
         assert len({digest(m)}) == 1
         handle.close()
     assert losses["powersgd(rank=4)"] < 1.5 * losses[None], losses
+
+
+def links(size: int, byte_s: float) -> gradwire.Topology:
+    """Every rank a host of its own."""
+    table = [[[t * (a != b) for b in range(size)] for a in range(size)] for t in (50e-6, 5e-6, byte_s)]
+    return gradwire.Topology(["h"] * size, list(range(size)), list(range(size)), 8, *table)
+
+
+def check_codec_auto_changes_between_steps_with_the_prices_and_loses_nothing(scene: Scene) -> None:
+    comm = scene.comm.split(0)
+    here = dataclasses.replace(scene, comm=comm)
+    comm.use(links(scene.size, 1e-7))  # 10 MB/s
+    sent = []
+    base = MLP()
+    m, handle = here.ddp(copy.deepcopy(base), "auto")
+    got = exact = 0.0
+    for number in range(9):
+        before = comm.stats()["bytes_sent"]
+        step(m, here, number)
+        sent.append(comm.stats()["bytes_sent"] - before)
+        local = copy.deepcopy(base)
+        step(local, here, number)
+        got += m.module.layers[1].weight.grad.double() * scene.size
+        exact += scene.sum(local.layers[1].weight.grad)
+        if number in (2, 5):
+            comm.use(links(scene.size, 1e-10 if number == 2 else 1e-7))
+    rest = owed(here, handle)["layers.1.weight"].reshape(48, 48)
+    torch.testing.assert_close(got + rest, exact, rtol=0, atol=1e-6)
+    # a choice holds until the end of the step after the new prices came
+    coded = [bytes_ < 0.5 * max(sent) for bytes_ in sent]
+    assert coded == [True] * 4 + [False] * 3 + [True] * 2, sent
+    handle.close()
+    comm.close()
 
 
 class Half:

@@ -46,7 +46,8 @@ def attach(
 ) -> Handle:
     """Lets gradwire average the gradients of `ddp`. Call it on every rank, before the first backward.
 
-    codec: a name such as "int8", "powersgd(rank=2)", a `gradwire.Stages` such as
+    codec: a name such as "int8", "auto" (which measures the links if nobody has: some seconds, once per set
+    of hosts), "powersgd(rank=2)", a `gradwire.Stages` such as
     `gradwire.warmup("topk(ratio=0.01)", steps=150)`, or a policy by parameter name, first match wins:
     `{"*.bias": None, "embed.*": "int8", "*": "int4"}`; see `HookState`.
 
@@ -87,6 +88,8 @@ def attach(
             named_parameters=ddp.named_parameters(),
             **mine,
         )
+        if state.rules.wants_prices and not comm.measured:
+            comm.use("auto")
         ddp.register_comm_hook(state, all_reduce_hook)
     except BaseException:
         if owns_comm:

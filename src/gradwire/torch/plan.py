@@ -18,6 +18,7 @@ import torch
 
 from gradwire.codecs import Codec
 from gradwire.global_topk import GlobalTopK
+from gradwire.policy import Auto
 from gradwire.powersgd import Item, PowerSGD, matrix_shape
 
 from .residuals import BucketLoan, Residuals
@@ -28,7 +29,7 @@ Held = list[tuple[torch.Tensor, torch.Tensor]]  # (slice of a residual, what was
 
 @dataclass
 class Section:
-    codec: Codec | GlobalTopK
+    codec: Codec | GlobalTopK | Auto
     name: str  # of its first parameter
     begin: int
     end: int
@@ -51,6 +52,13 @@ def _any_nonzero(x: torch.Tensor) -> bool:
             return True
         begin, length = begin + length, length * 8
     return False
+
+
+def pay(values: torch.Tensor, owed: torch.Tensor) -> None:
+    """Adds a residual to values that travel as they are; what 16 bits cannot hold of it stays owed."""
+    wanted = values.float() + owed
+    values.copy_(wanted)
+    owed.copy_(wanted - values.float())
 
 
 class BucketPlan:
@@ -101,6 +109,7 @@ class BucketPlan:
         self.holes = torch.cat(holes) if self.coded and holes else None
         self.pack = torch.empty(self.holes.numel(), dtype=buffer.dtype) if self.holes is not None else None
         self._residuals, self._parts = residuals, parts
+        self._owes = True  # residuals, maybe, and nothing is being coded that takes them along
         self._firsts = torch.tensor([at for at, _ in self.coded], dtype=torch.int64)
 
     def fits(self, params: Sequence[torch.Tensor]) -> bool:
@@ -124,9 +133,26 @@ class BucketPlan:
                 self._residuals.write(param, wanted - values.float())  # what a 16-bit gradient cannot hold
                 self._owing.remove((offset, param))
 
-    def lend(self) -> BucketLoan | None:
-        """The bucket's residual for one operation. None where nothing is coded or error feedback is off."""
-        return self._residuals.lend(self._parts) if self._residuals is not None and self.coded else None
+    def codecs(self, flat: torch.Tensor, comm: Any) -> list[Codec | GlobalTopK | None]:
+        """Of the sections, this time. "auto" may take none."""
+        return [
+            comm.auto_codec(flat[s.begin : s.end], "avg") if isinstance(s.codec, Auto) else s.codec
+            for s in self.sections
+        ]
+
+    def lend(self, codes: bool = True) -> BucketLoan | None:
+        """The bucket's residual for one operation. None where nothing is coded or error feedback is off, and
+        if this operation codes nothing and no residual is left of earlier ones."""
+        if self._residuals is None or not self.coded or not (codes or self._owes):
+            return None
+        self._owes = self._owes or codes
+        return self._residuals.lend(self._parts)
+
+    def pay_all(self, flat: torch.Tensor, loan: BucketLoan | None, held: Held) -> None:
+        """Before a bucket of which nothing is coded."""
+        if loan is not None:
+            pay(flat, loan.flat)
+            self._owes = bool(held) or bool(loan.flat.any())
 
     def global_topk(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, timeout: Any) -> None:
         """Averages the sections of which the largest values travel, in place; returns when it is done."""
@@ -172,12 +198,14 @@ class BucketPlan:
         flat.index_fill_(0, self.holes, 0)
         return self.pack
 
-    def restore(self, flat: torch.Tensor, loan: BucketLoan | None, held: Held) -> None:
+    def restore(
+        self, flat: torch.Tensor, loan: BucketLoan | None, held: Held, pack: torch.Tensor | None
+    ) -> None:
         """After the operations: puts back what `take_holes` and `hold_silent` took out, and the residual."""
         for slice_, kept in held:
             slice_.add_(kept)
-        if self.holes is not None and self.pack is not None:
-            flat.index_copy_(0, self.holes, self.pack)
+        if self.holes is not None and pack is not None:
+            flat.index_copy_(0, self.holes, pack)
         if loan is not None:
             loan.give_back()
 

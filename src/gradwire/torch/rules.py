@@ -11,7 +11,7 @@ import torch
 from gradwire.codecs import Codec
 from gradwire.errors import ArgumentError
 from gradwire.global_topk import GlobalTopK
-from gradwire.policy import Choice, Policy
+from gradwire.policy import AUTO, Choice, Policy
 from gradwire.powersgd import PowerSGD
 
 
@@ -46,6 +46,7 @@ class Rules:
                 )
         choices = self.policy.choices()
         self.reducers = [c for c in choices if isinstance(c, (PowerSGD, GlobalTopK))]
+        self.wants_prices = AUTO in choices
         self.lossy = any(c is not None and (not isinstance(c, Codec) or c.lossy) for c in choices)
 
     def name(self, param: torch.Tensor) -> str:

@@ -26,7 +26,7 @@ from gradwire.stages import Stages, warmup
 
 from .checkpoint import Checkpoint, clean_name
 from .next_batch import NextBatch
-from .plan import BucketPlan
+from .plan import BucketPlan, pay
 from .reaper import Pending, Reaper
 from .residuals import Residuals
 from .rules import Rules
@@ -39,8 +39,10 @@ CodecChoice = Union[str, Codec, PowerSGD, GlobalTopK, Stages, Policy, Mapping[st
 class GradientState:
     """What the averaging of one model's gradients knows; on every rank with the same arguments.
 
-    codec: a name or a Codec; None sends plain values; "powersgd(rank=2)" or "global_topk(ratio=0.01)", or
-    such an object; a `gradwire.Stages` (warm-up, ramps); or a policy by parameter name, {"*.bias": None,
+    codec: a name or a Codec; None sends plain values; "auto": none, bf16 or int8, whichever is fastest on
+    the links as they were measured (`Communicator.auto_codec`); "powersgd(rank=2)" or
+    "global_topk(ratio=0.01)", or such an object; a `gradwire.Stages` (warm-up, ramps); or a policy by
+    parameter name, {"*.bias": None,
     "embed.*": "int8", "*": "int4"}. warmup_steps: first steps that go dense (top-k needs them). dense_1d,
     min_numel: parameters with one dimension, or fewer elements, are never coded; by default True and 1024
     beside one codec for all, False and 0 beside a policy. error_feedback: what the codec loses is kept per
@@ -119,6 +121,7 @@ class GradientState:
         if self.next_batch is not None:
             self.next_batch.load_state_dict(state, self._names)
         self._first_step = self._checkpoint.load(state, self.comm.rank, self.comm.size) - self._counter.steps
+        self._plans.clear()  # what they know of residuals is over
 
     def flush(self) -> None:
         """With overlap="next-batch", after the last step: puts its averages into `grad`, for one more
@@ -162,6 +165,7 @@ class GradientState:
             self._counter.waited(self.next_batch.take_waited())
             self.next_batch.clear_missing()
         self._counter.close_step()
+        self.comm.step()
         if self.trace is not None:
             self.trace.backward_ends()
 
@@ -203,17 +207,26 @@ class GradientState:
         if not plan.coded:
             pending.works.append(self._all_reduce(flat, None, None))
             return
-        loan = plan.lend()
+        codecs = plan.codecs(flat, self.comm)
+        codes = bool(plan.matrices) or any(codec is not None for codec in codecs)
+        loan = plan.lend(codes)
         held = plan.hold_silent(flat, loan)
-        pack = plan.take_holes(flat)
-        pending.unpack = lambda: plan.restore(flat, loan, held)
+        pack = plan.take_holes(flat) if codes else None
+        pending.unpack = lambda: plan.restore(flat, loan, held, pack)
+        if not codes:  # "auto" takes nothing: the bucket goes as if it had no sections
+            plan.pay_all(flat, loan, held)
+            pending.works.append(self._all_reduce(flat, None, None))
+            return
         if pack is not None:
             pending.works.append(self._all_reduce(pack, None, None))
-        for s in plan.sections:
-            if isinstance(s.codec, GlobalTopK):
+        for s, codec in zip(plan.sections, codecs):
+            if isinstance(codec, GlobalTopK):
                 continue
+            values = flat[s.begin : s.end]
             residual = None if loan is None else loan.flat[s.begin : s.end]
-            pending.works.append(self._all_reduce(flat[s.begin : s.end], s.codec, residual))
+            if codec is None and residual is not None:
+                pay(values, residual)
+            pending.works.append(self._all_reduce(values, codec, residual if codec is not None else None))
         plan.global_topk(flat, loan, self.comm, self.timeout)
         plan.low_rank(flat, loan, self.comm, timeout=self.timeout, algorithm=self.algorithm)
 
