@@ -60,10 +60,13 @@ void check_count(const char* what, size_t expected, size_t got) {
                   std::to_string(got));
 }
 
-// The step of a seeded codec, and how many threads a large fp32 array may use.
+// The step of a seeded codec, how many threads a large fp32 array may use, and where it lies in a larger whole.
 struct Call {
   uint64_t step = 0;
   int threads = 1;
+  uint64_t first = 0;
+  uint32_t stream = 0;
+  Piece piece(size_t at, size_t n) const { return {n, first + at, step, stream}; }
 };
 
 // Only codecs of fixed size are cut, and of them only those with small blocks: the others hold indices that may be refused,
@@ -83,15 +86,13 @@ float* loss_array(py::handle residual, const View& x) {
 
 // payload = codec(x + residual); residual, if any, becomes the loss. Returns the payload's bytes.
 size_t encode_view(const Codec& codec, const View& x, Call call, float* residual, std::byte* payload) {
-  const uint64_t step = call.step;
   const auto* values = static_cast<const float*>(x.data);
   if (x.dtype == DType::f32 && !codec.fixed_size())
-    return codec.encode(values, residual, {.count = x.count, .step = step}, payload, residual);
+    return codec.encode(values, residual, call.piece(0, x.count), payload, residual);
   if (x.dtype == DType::f32) {
     in_parallel(x.count, codec.block(), threads_for(codec, call.threads), [&](size_t at, size_t n) {
       float* r = residual ? residual + at : nullptr;
-      codec.encode(values + at, r, {.count = n, .first = at, .step = step}, payload + codec.encoded_bytes(at),
-                   r);
+      codec.encode(values + at, r, call.piece(at, n), payload + codec.encoded_bytes(at), r);
     });
     return codec.encoded_bytes(x.count);
   }
@@ -101,8 +102,7 @@ size_t encode_view(const Codec& codec, const View& x, Call call, float* residual
   for_pieces(x.count, piece, [&](size_t at, size_t n) {
     float* r = residual ? residual + at : nullptr;
     kernels().load(x.dtype, bytes_at(x, at), r, scratch.data(), n);
-    bytes +=
-        codec.encode(scratch.data(), nullptr, {.count = n, .first = at, .step = step}, payload + bytes, r);
+    bytes += codec.encode(scratch.data(), nullptr, call.piece(at, n), payload + bytes, r);
   });
   return bytes;
 }
@@ -111,7 +111,7 @@ size_t encode_view(const Codec& codec, const View& x, Call call, float* residual
 class Reader {
  public:
   Reader(const Codec& codec, const std::byte* payload, size_t bytes, Call call)
-      : codec_(codec), payload_(payload), bytes_(bytes), step_(call.step), threads_(call.threads) {}
+      : codec_(codec), payload_(payload), bytes_(bytes), call_(call) {}
   size_t piece() const { return piece_of(codec_); }
   // All of it.
   void decode_all(size_t count, float* out, bool add) {
@@ -121,20 +121,18 @@ class Reader {
     }
     used_ = codec_.encoded_bytes(count);
     finish();
-    in_parallel(count, codec_.block(), threads_for(codec_, threads_), [&](size_t at, size_t n) {
+    in_parallel(count, codec_.block(), threads_for(codec_, call_.threads), [&](size_t at, size_t n) {
       const std::byte* from = payload_ + codec_.encoded_bytes(at);
-      const Piece piece{.count = n, .first = at, .step = step_};
+      const Piece piece = call_.piece(at, n);
       const size_t bytes = codec_.encoded_bytes(n);
       add ? codec_.decode_add(from, bytes, piece, out + at) : codec_.decode(from, bytes, piece, out + at);
     });
   }
   void decode(size_t first, size_t count, float* out) {
-    used_ +=
-        codec_.decode(payload_ + used_, bytes_ - used_, {.count = count, .first = first, .step = step_}, out);
+    used_ += codec_.decode(payload_ + used_, bytes_ - used_, call_.piece(first, count), out);
   }
   void decode_add(size_t first, size_t count, float* acc) {
-    used_ += codec_.decode_add(payload_ + used_, bytes_ - used_,
-                               {.count = count, .first = first, .step = step_}, acc);
+    used_ += codec_.decode_add(payload_ + used_, bytes_ - used_, call_.piece(first, count), acc);
   }
   void finish() const {
     if (used_ != bytes_)
@@ -146,8 +144,7 @@ class Reader {
   const Codec& codec_;
   const std::byte* payload_;
   const size_t bytes_;
-  const uint64_t step_;
-  const int threads_;
+  const Call call_;
   size_t used_ = 0;
 };
 
@@ -294,13 +291,14 @@ size_t quantize(py::handle array, const Codec& codec, py::handle payload, Call c
   return encode_view(codec, x, call, loss, static_cast<std::byte*>(to.data));
 }
 
-void dequantize(py::handle payload, const Codec& codec, py::handle array, Call call) {
+void dequantize(py::handle payload, const Codec& codec, py::handle array, Call call, bool add) {
   const View from = bytes_of(payload, "payload", false);
   const View out = view_of(array, true);
   check_float(out, "out");
   if (codec.fixed_size()) check_count("payload", codec.encoded_bytes(out.count), from.count);
   py::gil_scoped_release released;
-  decode_view({codec, static_cast<const std::byte*>(from.data), from.count, call}, out);
+  const Reader bytes(codec, static_cast<const std::byte*>(from.data), from.count, call);
+  add ? decode_add_view(bytes, out) : decode_view(bytes, out);
 }
 
 void topk(py::handle array, size_t k, py::handle values, py::handle indices) {
@@ -373,15 +371,16 @@ void register_codec(py::module_& m) {
   m.def(
       "quantize",
       [](py::handle x, const Codec& codec, py::handle payload, uint64_t step, int threads,
-         py::handle residual) { return quantize(x, codec, payload, {step, threads}, residual); },
+         py::handle residual, uint64_t first,
+         uint32_t stream) { return quantize(x, codec, payload, {step, threads, first, stream}, residual); },
       py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0, py::arg("threads") = 1,
-      py::arg("residual") = py::none());
+      py::arg("residual") = py::none(), py::arg("first") = 0, py::arg("stream") = 0);
   m.def(
       "dequantize",
-      [](py::handle payload, const Codec& codec, py::handle out, uint64_t step, int threads) {
-        dequantize(payload, codec, out, {step, threads});
-      },
-      py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0, py::arg("threads") = 1);
+      [](py::handle payload, const Codec& codec, py::handle out, uint64_t step, int threads, uint64_t first,
+         bool add) { dequantize(payload, codec, out, {step, threads, first}, add); },
+      py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0, py::arg("threads") = 1,
+      py::arg("first") = 0, py::arg("add") = false);
   m.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"));
 
   m.def("isa", [] { return std::string(isa_table().kernels.isa); });

@@ -54,11 +54,21 @@ def frame_info(frame: Any) -> dict[str, Any]: ...
 def decode(frame: Any, out: Any, threads: int = 1) -> None: ...  # out: float array of frame_info()["count"] elements
 def decode_add(frame: Any, acc: Any, threads: int = 1) -> None: ...
 # Bare kernels (no header), used by ops: payload is uint8 of codec.encoded_bytes(count). quantize returns the bytes written.
-# residual: as in encode.
+# residual: as in encode. first, stream: where x begins in a larger whole, and who encodes it, for codecs that draw at
+# random: each rank of a collective draws its own numbers. add: out += what was decoded.
 def quantize(
-    x: Any, codec: Codec, payload: Any, step: int = 0, threads: int = 1, residual: Any | None = None
+    x: Any,
+    codec: Codec,
+    payload: Any,
+    step: int = 0,
+    threads: int = 1,
+    residual: Any | None = None,
+    first: int = 0,
+    stream: int = 0,
 ) -> int: ...
-def dequantize(payload: Any, codec: Codec, out: Any, step: int = 0, threads: int = 1) -> None: ...
+def dequantize(
+    payload: Any, codec: Codec, out: Any, step: int = 0, threads: int = 1, first: int = 0, add: bool = False
+) -> None: ...
 # A Python codec (user_codec.py). sizes[n]: payload bytes of n elements, n = 0 .. block. encode(x, first, step, stream) ->
 # uint8 array; decode(payload, count, first, step) -> float32 array.
 def add_user_codec(

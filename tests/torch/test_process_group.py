@@ -36,6 +36,12 @@ def test_what_torch_builds_on_it(check: str) -> None:
     ranks.assert_ok(of_models()[check])
 
 
+@pytest.mark.parametrize("check", ranks.names("checks_carrier"))
+@pytest.mark.parametrize("size", [2, 3])
+def test_carrier(check: str, size: int) -> None:
+    ranks.assert_ok(answers("checks_carrier", size)[check])
+
+
 # How a program ends: what it did with the group before, and whether it said goodbye.
 ENDS = {
     "forgotten": "",

@@ -8,6 +8,7 @@ from . import fsdp, pipeline
 from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from .backend import ProcessGroupOptions
 from .bucketer import GradientBucketer
+from .carrier import Carrier
 from .ddp import attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
 from .error_probe import error_probe
@@ -28,6 +29,7 @@ from .tensor_parallel import (
 
 __all__ = [
     "Axis",
+    "Carrier",
     "ColumnParallelLinear",
     "CompressedColwiseParallel",
     "CompressedRowwiseParallel",

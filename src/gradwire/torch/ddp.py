@@ -56,7 +56,8 @@ def attach(
 
     Without `comm`, one is made over the ranks of `ddp.process_group`, through its store. Options:
     `transport`, `timeout` and others of `gradwire.init` for that communicator; those of `HookState` for the
-    rest.
+    rest. carrier: a torch process group of the same ranks, of any backend, through whose own collectives the
+    payloads travel instead (see `Carrier`).
 
     >>> ddp = torch.nn.parallel.DistributedDataParallel(model)             # doctest: +SKIP
     >>> handle = gradwire.torch.attach(ddp, codec="int8")                  # doctest: +SKIP
@@ -77,6 +78,11 @@ def attach(
         raise ArgumentError(
             'overlap="next-batch" needs find_unused_parameters=False: DDP throws away what it holds for a '
             "parameter that the next step does not use; GradientBucketer can do both"
+        )
+    if ddp.find_unused_parameters and options.get("carrier") is ddp.process_group:
+        raise ArgumentError(
+            "with find_unused_parameters=True DDP itself uses its group during backward: give the carrier "
+            "one of its own, torch.distributed.new_group()"
         )
     mine, settings = of_state(options, given_comm=comm is not None)
     comm, owns_comm = communicator_for(comm, ddp.process_group, settings)

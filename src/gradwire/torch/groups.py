@@ -13,6 +13,7 @@ from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
 from . import private
+from .carrier import Carrier
 
 # Communicators made so far, per group: part of their name in the store, which outlives them.
 _made: dict[str, int] = {}
@@ -21,9 +22,17 @@ _made: dict[str, int] = {}
 _shared: dict[str, tuple[weakref.ref[dist.ProcessGroup], Communicator]] = {}
 
 
-def new_communicator(group: dist.ProcessGroup, **settings: Any) -> Communicator:
+def new_communicator(
+    group: dist.ProcessGroup, carrier: dist.ProcessGroup | None = None, **settings: Any
+) -> Communicator:
     """A fresh communicator over the group's ranks; all of them call it, equally often. settings: of
-    `gradwire.init`."""
+    `gradwire.init`. carrier: a group of the same ranks through which it sends instead (see `Carrier`)."""
+    if carrier is not None:
+        if settings:
+            raise ArgumentError(f"{sorted(settings)} are for connections of our own, but carrier= was given")
+        if dist.get_process_group_ranks(carrier) != dist.get_process_group_ranks(group):
+            raise ArgumentError("carrier= must be a group of the same ranks in the same order")
+        return Carrier(carrier)
     name = group.group_name
     _made[name] = _made.get(name, 0) + 1
     # The n-th of a group meets under its own name: keys of the one before must not be found.
@@ -31,11 +40,14 @@ def new_communicator(group: dist.ProcessGroup, **settings: Any) -> Communicator:
     return init(rank=dist.get_rank(group), size=dist.get_world_size(group), store=store, **settings)
 
 
-def communicator(group: dist.ProcessGroup | None = None) -> Communicator:
+def communicator(
+    group: dist.ProcessGroup | None = None, carrier: dist.ProcessGroup | None = None
+) -> Communicator:
     """The communicator that a group's tensor-parallel layers share; made at the first call, on every rank.
 
     group: None is the default group. Its ranks must make the same calls in the same order, as with any
-    communicator. Closed when the process ends.
+    communicator. carrier: a group of the same ranks whose engine carries it, `group` itself or another (see
+    `Carrier`): it counts at the first call. Closed when the process ends.
 
     >>> comm = gradwire.torch.communicator(mesh["tp"].get_group())  # doctest: +SKIP
     """
@@ -48,7 +60,7 @@ def communicator(group: dist.ProcessGroup | None = None) -> Communicator:
         if known[0]() is group:
             return known[1]
         known[1].close()
-    comm = new_communicator(group)
+    comm = new_communicator(group, carrier)
     _shared[name] = (weakref.ref(group), comm)
     return comm
 

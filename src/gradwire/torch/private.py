@@ -27,6 +27,9 @@ def _need(name: str) -> Any:
 
 # Untyped: torch's stubs overload every method with forms that no caller of torch.distributed uses.
 ProcessGroupBase: Any = dist.ProcessGroup
+# Public, but with the older name deprecated in 2.13 and the newer one missing before.
+all_gather_single: Any = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+reduce_scatter_single: Any = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 # Base of what a DeviceMesh accepts in `backend_override`.
 BackendOptions: Any = torch._C._distributed_c10d.Backend.Options
 

@@ -1,0 +1,377 @@
+"""Coded collectives over an engine that is there already: any torch process group, whatever its backend.
+
+A `Carrier` stands where a Communicator would: `attach(ddp, carrier=group)`, or as `comm=` anywhere. What it
+sends are gradwire's payloads, as bytes, through the group's own all_to_all_single and all_gather_into_tensor
+(NCCL, Gloo, MPI, UCC). The algorithm is the engine's "direct" (two_shot.py), and so are the bits: replicas
+end identical, and the residuals hold exactly what was lost. Without a lossy codec the group's own collective
+does it, on the values as they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gradwire.codecs import Codec, as_codec
+from gradwire.communicator import Communicator
+from gradwire.config import Duration, seconds
+from gradwire.errors import ArgumentError, Closed, Timeout
+
+from . import private
+from .reaper import Reaper
+from .two_shot import How, TwoShot, wait_for
+
+Tensor = torch.Tensor
+_OPS = {"sum": "SUM", "avg": "SUM", "min": "MIN", "max": "MAX", "prod": "PRODUCT"}
+
+
+class CarriedWork:
+    """An operation of a carrier: like `gradwire.Work`."""
+
+    def __init__(self, action: Callable[[], object], turn: threading.Lock, result: Any) -> None:
+        self.result = result
+        self._action, self._turn = action, turn
+        self._over = threading.Event()
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        with self._turn:
+            self.run_now()
+
+    def run_now(self) -> None:
+        """By whoever has the turn."""
+        try:
+            self._action()
+        except Exception as error:
+            self._error = error
+        self._over.set()
+
+    def done(self) -> bool:
+        return self._over.is_set()
+
+    def wait(self, timeout: Duration | None = None) -> Any:
+        if not self._over.wait(None if timeout is None else seconds(timeout)):
+            raise Timeout("the operation is not done yet; it goes on, and can be waited for again")
+        if self._error is not None:
+            raise self._error
+        return self.result
+
+
+class _Passing:
+    """A message on its way."""
+
+    def __init__(self, work: Any, result: Any) -> None:
+        self._work, self.result = work, result
+
+    def done(self) -> bool:
+        return bool(self._work.is_completed())
+
+    def wait(self, timeout: Duration | None = None) -> Any:
+        self._work.wait() if timeout is None else self._work.wait(timedelta(seconds=seconds(timeout)))
+        return self.result
+
+
+class _NoEngine:
+    def __getattr__(self, name: str) -> Any:
+        raise ArgumentError(f"a Carrier has no engine for {name}: use a communicator of gradwire.init()")
+
+
+class Carrier(Communicator):
+    """The verbs of a Communicator over the ranks, and through the collectives, of a torch process group.
+
+    group: None is the default one. While operations are under way nothing else may issue collectives on it:
+    ranks must agree on their order, and a carrier issues from a thread of its own
+    (`torch.distributed.new_group()` makes one for it alone). Deadlines and errors are those of the group's
+    backend. Arrays are contiguous CPU tensors or NumPy arrays, as for a Communicator; algorithm may be
+    "auto" or "direct". What needs an engine of our own (probe, split, reconfigure, explain, candidates)
+    raises ArgumentError.
+
+    >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="mpi"))  # doctest: +SKIP
+    >>> comm = gradwire.torch.Carrier(mesh["tp"].get_group())  # doctest: +SKIP
+    >>> comm.all_reduce(x, codec="int8")  # doctest: +SKIP
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group: Any = group if group is not None else dist.group.WORLD
+        if self.group is None:
+            raise ArgumentError("torch.distributed is not initialised: call init_process_group() first")
+        self.rank, self.size, self.epoch = dist.get_rank(self.group), dist.get_world_size(self.group), 0
+        if self.rank < 0:
+            raise ArgumentError("this rank does not belong to the group")
+        self._native: Any = _NoEngine()
+        self._line, self._turn = Reaper(), threading.Lock()  # a thread, in order; who may issue collectives
+        self._entry = threading.Lock()
+        self._last: CarriedWork | None = None
+        self._calls = 0
+        self._closed = False
+        self._coded = TwoShot(self.group, self.rank, self.size)
+
+    # -- the verbs -------------------------------------------------------------------------------------------
+    def all_reduce(
+        self,
+        x: Any,
+        op: str = "sum",
+        codec: Any = None,
+        algorithm: str = "auto",
+        residual: Any = None,
+        *,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """As `Communicator.all_reduce`, coded or not. codec="auto" is none: nothing here knows the links."""
+        flat, owed = _flat(x), None if residual is None else _flat(residual)
+        chosen, limit = self._checked(codec, algorithm, flat, op, owed), _limit(timeout)
+
+        def act(seq: int) -> None:
+            if chosen is not None:
+                self._coded.all_reduce(flat, op, How(chosen, seq, limit), owed)
+                return
+            if op == "avg":
+                flat.mul_(1.0 / self.size)  # first, as DDP does: 16-bit sums stay in range
+            wait_for(dist.all_reduce(flat, _op(op), group=self.group, async_op=True), limit)
+            self._count(2 * flat.nbytes)
+
+        return self._do(act, x, async_op)
+
+    def reduce_scatter(
+        self,
+        x: Any,
+        out: Any = None,
+        op: str = "sum",
+        codec: Any = None,
+        algorithm: str = "auto",
+        *,
+        residual: Any = None,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        flat, owed = _flat(x), None if residual is None else _flat(residual)
+        chosen, limit = self._checked(codec, algorithm, flat, op, owed), _limit(timeout)
+        if flat.numel() % self.size:
+            raise ArgumentError(f"{flat.numel()} elements do not divide by {self.size} ranks: pad x")
+        if out is None:
+            rows = x.shape[0] if len(x.shape) else 0
+            fits = rows and rows % self.size == 0
+            shape = (rows // self.size, *x.shape[1:]) if fits else (flat.numel() // self.size,)
+            out = flat.new_empty(shape)
+        to = _flat(out)
+
+        def act(seq: int) -> None:
+            if chosen is not None:
+                self._coded.reduce_scatter(flat, to, op, How(chosen, seq, limit), owed)
+                return
+            source = flat if op != "avg" else flat * (1.0 / self.size)
+            work = private.reduce_scatter_single(to, source, _op(op), group=self.group, async_op=True)
+            wait_for(work, limit)
+            self._count(flat.nbytes)
+
+        return self._do(act, _as(out, x), async_op)
+
+    def all_gather(
+        self,
+        x: Any,
+        out: Any = None,
+        codec: Any = None,
+        algorithm: str = "auto",
+        *,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        flat, limit = _flat(x), _limit(timeout)
+        chosen = self._checked(codec, algorithm, flat)
+        out = flat.new_empty((self.size, *x.shape)) if out is None else out
+        to = _flat(out)
+        if to.numel() != self.size * flat.numel():
+            raise ArgumentError(f"out must have {self.size * flat.numel()} elements, got {to.numel()}")
+
+        def act(seq: int) -> None:
+            if chosen is not None:
+                self._coded.all_gather(flat, to, How(chosen, seq, limit))
+                return
+            # some backends mind an input that lies in the output
+            source = flat.clone() if _within(flat, to) else flat
+            wait_for(private.all_gather_single(to, source, group=self.group, async_op=True), limit)
+            self._count(to.nbytes)
+
+        return self._do(act, _as(out, x), async_op)
+
+    def broadcast(
+        self,
+        x: Any,
+        root: int = 0,
+        codec: Any = None,
+        algorithm: str = "auto",
+        *,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        flat, limit = _flat(x), _limit(timeout)
+        chosen = self._checked(codec, algorithm, flat)
+        source = self._global(root)
+
+        def act(seq: int) -> None:
+            if chosen is not None:
+                self._coded.broadcast(flat, root, How(chosen, seq, limit))
+                return
+            wait_for(dist.broadcast(flat, source, group=self.group, async_op=True), limit)
+
+        return self._do(act, x, async_op)
+
+    def all_to_all(
+        self,
+        x: Any,
+        out: Any = None,
+        codec: Any = None,
+        async_op: bool = False,
+        timeout: Duration | None = None,
+    ) -> Any:
+        if as_codec(codec) is not None:
+            raise ArgumentError("a carrier's all_to_all takes no codec")
+        limit, flat = _limit(timeout), _flat(x)
+        out = torch.empty_like(flat).view(x.shape) if out is None else out
+        to = _flat(out)
+
+        def act(seq: int) -> None:
+            wait_for(dist.all_to_all_single(to, flat, group=self.group, async_op=True), limit)
+            self._count(flat.nbytes)
+
+        return self._do(act, _as(out, x), async_op)
+
+    def send(
+        self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
+    ) -> Any:
+        work = _Passing(dist.isend(_flat(x), self._global(dst), group=self.group, tag=tag), x)
+        self._coded.sent += _flat(x).nbytes
+        return work if async_op else work.wait(timeout)
+
+    def recv(
+        self, x: Any, src: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
+    ) -> Any:
+        work = _Passing(dist.irecv(_flat(x), self._global(src), group=self.group, tag=tag), x)
+        return work if async_op else work.wait(timeout)
+
+    def barrier(self, async_op: bool = False, timeout: Duration | None = None) -> Any:
+        limit = _limit(timeout)
+        return self._do(
+            lambda _: wait_for(dist.barrier(group=self.group, async_op=True), limit), None, async_op
+        )
+
+    # -- common ----------------------------------------------------------------------------------------------
+    def _checked(
+        self, codec: Any, algorithm: str, x: Tensor, op: str = "sum", owed: Tensor | None = None
+    ) -> Codec | None:
+        """The codec if it is to be used; ArgumentError if something does not fit."""
+        if algorithm not in ("auto", "direct"):
+            raise ArgumentError(f'a carrier\'s algorithm is "direct", got {algorithm!r}')
+        if op not in _OPS:
+            raise ArgumentError(f"op must be one of {', '.join(_OPS)}, got {op!r}")
+        chosen = None if codec == "auto" else as_codec(codec)
+        if chosen is not None and not chosen.lossy:
+            chosen = None  # changes no result, and the group carries values as they are
+        if (chosen is not None or op == "avg") and not x.is_floating_point():
+            raise ArgumentError(f"lossy codecs and averages are for floats, got {x.dtype}")
+        if chosen is not None and op not in ("sum", "avg"):
+            raise ArgumentError(f"codec {chosen} is lossy and works on sums and averages, got op {op!r}")
+        if owed is not None and chosen is None:
+            raise ArgumentError("a residual needs a lossy codec: without one nothing is lost")
+        if owed is not None and (owed.dtype != torch.float32 or owed.numel() != x.numel()):
+            raise ArgumentError(
+                f"the residual must be float32[{x.numel()}] like the array, got {owed.dtype}[{owed.numel()}]"
+            )
+        return chosen
+
+    def _do(self, act: Callable[[int], object], result: Any, async_op: bool) -> Any:
+        with self._entry:
+            if self._closed:
+                raise Closed("the carrier is closed")
+            seq, self._calls = self._calls, self._calls + 1
+            work = CarriedWork(lambda: act(seq), self._turn, result)
+            # Alone, a synchronous call needs no hand-over.
+            alone = not async_op and (self._last is None or self._last.done())
+            self._last = work
+            if alone:
+                self._turn.acquire()
+            else:
+                self._line.put(work)
+        if alone:
+            try:
+                work.run_now()
+            finally:
+                self._turn.release()
+        return work if async_op else work.wait()
+
+    def _count(self, nbytes: int) -> None:
+        """Of an array whose other ranks' shares are sent once."""
+        self._coded.sent += nbytes * (self.size - 1) // self.size
+
+    def _global(self, rank: int) -> int:
+        if not 0 <= rank < self.size:
+            raise ArgumentError(f"rank must be from 0 to {self.size - 1}, got {rank}")
+        return dist.get_global_rank(self.group, rank)
+
+    def stats(self) -> dict[str, int]:
+        """operations; bytes_sent: payloads and values handed to the group, counted as its best algorithm
+        would send them. What the backend put on sockets is not known, nor what came: 0."""
+        return {
+            "operations": self._calls,
+            "bytes_sent": self._coded.sent,
+            "bytes_received": 0,
+            "socket_bytes_sent": 0,
+            "socket_bytes_received": 0,
+            "staging_bytes": self._coded.rooms(),
+        }
+
+    def peers(self) -> list[tuple[str, str]]:
+        kind = dist.get_backend(self.group)
+        return [("self" if r == self.rank else kind, "") for r in range(self.size)]
+
+    def step(self) -> None:
+        """Nothing here is chosen anew."""
+
+    def trace_start(self, events: int = 100_000) -> None:
+        """What the group's engine does cannot be seen."""
+
+    def trace_stop(self) -> list[Any]:
+        return []
+
+    def abort(self, reason: str) -> None:
+        """Later calls raise Closed; the group itself goes on."""
+        self._closed = True
+
+    def close(self) -> None:
+        """Waits for what is under way. The group stays: it is its owner's."""
+        with self._entry:
+            self._closed = True
+        self._line.close()
+
+    def __repr__(self) -> str:
+        return f"<gradwire.torch.Carrier rank {self.rank} of {self.size} over {dist.get_backend(self.group)}>"
+
+
+def _op(op: str) -> Any:
+    return getattr(dist.ReduceOp, _OPS[op])
+
+
+def _limit(timeout: Duration | None) -> float | None:
+    return None if timeout is None else seconds(timeout)
+
+
+def _flat(x: Any) -> Tensor:
+    t = x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(x)
+    if not t.is_contiguous():
+        raise ArgumentError("the array is not contiguous: pass x.contiguous() and copy the result back")
+    return t.view(-1)
+
+
+def _as(made: Any, like: Any) -> Any:
+    return made if isinstance(like, torch.Tensor) or not isinstance(made, torch.Tensor) else made.numpy()
+
+
+def _within(x: Tensor, whole: Tensor) -> bool:
+    begin = whole.data_ptr()
+    return begin <= x.data_ptr() < begin + max(1, whole.nbytes)

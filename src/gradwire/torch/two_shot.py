@@ -1,0 +1,209 @@
+"""The engine's "direct" algorithm on the collectives of a torch process group: the same payloads, sums and
+residuals.
+
+    encode chunk c for rank c -> all_to_all_single -> decode and add in rank order, in fp32 -> encode the sum
+    once -> all_gather_into_tensor -> every rank, the owner too, takes what those bytes decode to
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from gradwire import _native
+from gradwire.codecs import Codec
+from gradwire.errors import FrameError
+
+from . import private
+
+Tensor = torch.Tensor
+Cuts = Sequence[tuple[int, int]]  # begin and end of every rank's chunk
+
+
+class How(NamedTuple):
+    """seq: number of the operation, for codecs that draw at random. limit: seconds for each collective of the
+    group; None: what the group allows."""
+
+    codec: Codec
+    seq: int
+    limit: float | None
+
+
+class TwoShot:
+    """Coded collectives of one group, one at a time. x, out: flat float tensors. owed: the residual, float32,
+    as many elements as x."""
+
+    def __init__(self, group: Any, rank: int, size: int) -> None:
+        self.group, self.rank, self.size = group, rank, size
+        self.sent = 0  # bytes, as the group's best algorithm would send them
+        self._rooms: dict[str, Tensor] = {}
+
+    def all_reduce(self, x: Tensor, op: str, how: How, owed: Tensor | None) -> None:
+        if self.size == 1:  # nothing is coded; what an earlier, larger world left in the residual is paid out
+            if owed is not None:
+                x.copy_(x.to(torch.float32) + owed)
+                owed.zero_()
+            return
+        cuts = self._cuts(x, how.codec)
+        total = self._summed(x, op, how, owed, cuts)
+        lost = None if owed is None else owed[slice(*cuts[self.rank])]
+        if lost is not None:
+            lost.fill_(-0.0)  # is added before encoding; of all numbers only this one leaves -0 as it is
+        self._spread(total, x, how, lost, cuts)
+        if lost is not None and op == "avg":
+            lost.mul_(self.size)  # in units of one rank's share
+
+    def reduce_scatter(
+        self,
+        x: Tensor,
+        out: Tensor,
+        op: str,
+        how: How,
+        owed: Tensor | None,
+    ) -> None:
+        cuts = self._shares(x.numel() // self.size)
+        out.copy_(self._summed(x, op, how, owed, cuts))
+        if owed is not None:
+            owed[slice(*cuts[self.rank])].zero_()  # paid, and nothing lost
+
+    def all_gather(self, x: Tensor, out: Tensor, how: How) -> None:
+        self._spread(x, out, how, None, self._shares(x.numel()))
+
+    def broadcast(self, x: Tensor, root: int, how: How) -> None:
+        size = how.codec.encoded_bytes(x.numel())
+        payload = self._room("send", size)
+        if self.rank == root and x.numel():
+            size = _native.quantize(x, how.codec, payload, how.seq, stream=root)
+        source = dist.get_global_rank(self.group, root)
+        if not how.codec.fixed_size:
+            told = torch.tensor([size])
+            wait_for(dist.broadcast(told, source, group=self.group, async_op=True), how.limit)
+            (size,) = _believed(told.tolist(), [payload.numel()], [root])
+        wait_for(dist.broadcast(payload[:size], source, group=self.group, async_op=True), how.limit)
+        self._decode(payload[:size], how, x, 0)
+
+    def rooms(self) -> int:
+        return sum(r.numel() for r in self._rooms.values())
+
+    # -- steps -----------------------------------------------------------------------------------------------
+    def _cuts(self, x: Tensor, codec: Codec) -> Cuts:
+        """Chunk r is rank r's; whole blocks and cache lines, as the engine cuts them."""
+        line = max(codec.block, 64 // x.element_size())
+        count, n = x.numel(), self.size
+        each = math.ceil(math.ceil(count / n) / line) * line
+        return [(min(count, r * each), min(count, (r + 1) * each)) for r in range(n)]
+
+    def _summed(
+        self,
+        x: Tensor,
+        op: str,
+        how: How,
+        owed: Tensor | None,
+        cuts: Cuts,
+    ) -> Tensor:
+        """Everybody's values of this rank's chunk: float32, valid until the next call."""
+        parts, sizes = self._encoded(x, how, owed, cuts)
+        begin, end = cuts[self.rank]
+        bound = how.codec.encoded_bytes(end - begin)
+        come = [0 if r == self.rank else bound for r in range(self.size)]
+        if not how.codec.fixed_size:
+            come = self._sizes(sizes, bound, how)
+        got = self._room("receive", sum(come))
+        wait_for(dist.all_to_all_single(got, parts, come, sizes, group=self.group, async_op=True), how.limit)
+        self.sent += sum(sizes)
+        total = self._room("sum", 4 * (end - begin)).view(torch.float32)
+        for r, payload in enumerate(torch.split(got, come)):
+            if r == self.rank:
+                own = x[begin:end].to(torch.float32)
+                own = own if owed is None else own + owed[begin:end]
+                total.add_(own) if r else total.copy_(own)
+            else:
+                self._decode(payload, how, total, begin, add=r > 0)
+        return total if op != "avg" else total.mul_(1.0 / self.size)
+
+    def _encoded(self, x: Tensor, how: How, owed: Tensor | None, cuts: Cuts) -> tuple[Tensor, list[int]]:
+        """(the other ranks' chunks, one payload after the other; bytes of each)."""
+        room = self._room("send", sum(how.codec.encoded_bytes(end - begin) for begin, end in cuts))
+        sizes, at = [], 0
+        for r, (begin, end) in enumerate(cuts):
+            written = 0
+            if r != self.rank and end > begin:
+                bound = how.codec.encoded_bytes(end - begin)
+                residual = None if owed is None else owed[begin:end]
+                written = _native.quantize(
+                    x[begin:end], how.codec, room[at : at + bound], how.seq, 1, residual, begin, self.rank
+                )
+            sizes.append(written)
+            at += written
+        return room[:at], sizes
+
+    def _sizes(self, mine: list[int], bound: int, how: How) -> list[int]:
+        told, come = torch.tensor(mine), torch.empty(self.size, dtype=torch.int64)
+        wait_for(dist.all_to_all_single(come, told, group=self.group, async_op=True), how.limit)
+        come[self.rank] = 0
+        return _believed(come.tolist(), [bound] * self.size, range(self.size))
+
+    def _spread(
+        self,
+        value: Tensor,
+        out: Tensor,
+        how: How,
+        lost: Tensor | None,
+        cuts: Cuts,
+    ) -> None:
+        """Fills `out` with every rank's chunk, each encoded once by its owner, who has `value`."""
+        bounds = [how.codec.encoded_bytes(end - begin) for begin, end in cuts]
+        begin, end = cuts[self.rank]
+        mine, size = self._room("mine", max(bounds)), 0
+        if end > begin:
+            size = _native.quantize(
+                value, how.codec, mine[: bounds[self.rank]], how.seq, 1, lost, begin, self.rank
+            )
+        sizes, pad = bounds, max(bounds)
+        if not how.codec.fixed_size:
+            come = torch.empty(self.size, dtype=torch.int64)
+            told = torch.tensor([size])
+            wait_for(private.all_gather_single(come, told, group=self.group, async_op=True), how.limit)
+            sizes = _believed(come.tolist(), bounds, range(self.size))
+            pad = max(sizes)
+        every = self._room("every", self.size * pad)
+        work = private.all_gather_single(every, mine[:pad], group=self.group, async_op=True)
+        wait_for(work, how.limit)
+        self.sent += pad * (self.size - 1)
+        for r, (begin, end) in enumerate(cuts):
+            self._decode(every[r * pad : r * pad + sizes[r]], how, out[begin:end], begin)
+
+    @staticmethod
+    def _decode(payload: Tensor, how: How, out: Tensor, first: int, *, add: bool = False) -> None:
+        if out.numel():
+            _native.dequantize(payload, how.codec, out, how.seq, 1, first, add)
+
+    def _shares(self, count: int) -> Cuts:
+        return [(r * count, (r + 1) * count) for r in range(self.size)]
+
+    def _room(self, name: str, size: int) -> Tensor:
+        """Operations run one after the other, so each may have the last one's memory."""
+        room = self._rooms.get(name)
+        if room is None or room.numel() < size:
+            room = self._rooms[name] = torch.empty(max(size, 64), dtype=torch.uint8)
+        return room[:size]
+
+
+def wait_for(work: Any, limit: float | None) -> None:
+    work.wait() if limit is None else work.wait(timedelta(seconds=limit))
+
+
+def _believed(sizes: list[int], bounds: list[int], ranks: Sequence[int]) -> list[int]:
+    for rank, size, bound in zip(ranks, sizes, bounds):
+        if not 0 <= size <= bound:
+            error = FrameError(
+                f"rank {rank} announced a payload of {size} bytes, the most it can be is {bound}"
+            )
+            error.rank = rank
+            raise error
+    return sizes
