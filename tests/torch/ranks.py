@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+# What every row of the parity matrix is tried with.
+CODECS, DTYPES = ("none", "int8", "int4"), ("float32", "bfloat16")
 
 
 def names(module: str) -> list[str]:
-    """The checks of a file, without importing it (it imports torch)."""
+    """The checks of a file, without importing it (it imports torch). A row of the parity matrix, `def
+    row_...(scene, codec, dtype)`, is a check for every codec and dtype: "row_ddp int8 float32"."""
     lines = (HERE / f"{module}.py").read_text(encoding="utf-8").splitlines()
-    return [line[4 : line.index("(")] for line in lines if line.startswith("def check_")]
+    found = [line[4 : line.index("(")] for line in lines if line.startswith(("def check_", "def row_"))]
+    cells = [f" {codec} {dtype}" for codec in CODECS for dtype in DTYPES]
+    return [name + cell for name in found for cell in (cells if name.startswith("row_") else [""])]
 
 
 def run(

@@ -1,0 +1,32 @@
+"""The parity matrix: every way to train in parallel, with every codec and dtype, beside torch's own.
+
+Rows: tests/torch/parity_*.py. Without a codec: torch's result, bit for bit where there is one order of adding
+(two ranks), else within 1e-6. With one: within a bound derived from the codec's definition (parity.py); where
+several ranks hold the same, they hold the same bits. One launch a world size.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import ranks
+
+pytest.importorskip("torch")
+
+
+@functools.cache
+def answers(module: str, size: int) -> Any:
+    return ranks.run(module, size, deadline_s=110.0)
+
+
+@pytest.mark.parametrize("cell", ranks.names("parity_two"))
+def test_on_two_ranks(cell: str) -> None:
+    ranks.assert_ok(answers("parity_two", 2)[cell])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ranks.names("parity_eight"))
+def test_on_eight_ranks(cell: str) -> None:
+    ranks.assert_ok(answers("parity_eight", 8)[cell])
