@@ -12,12 +12,12 @@ ARGS   ?=
 # cmake, ninja and the linters are those of the venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-NATIVE_SOURCES := $(shell find csrc -name '*.[ch]pp' -o -name '*.def')
-CPP_FILES       = $(shell find csrc tests/cpp -name '*.[ch]pp')
+NATIVE_SOURCES := $(shell find csrc -name '*.[ch]pp' -o -name '*.def' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name CMakeLists.txt)
+CPP_FILES       = $(shell find csrc tests/cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 PY_FILES       := src tests examples benchmarks tools setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cpp lint format bench sanitize neon dev clean
+.PHONY: help demo test test-cpp cusim cuda lint format bench sanitize neon dev clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -27,9 +27,18 @@ demo: $(VENV)/.native $(VENV)/.torch
 	$(PIP) rich matplotlib
 	$(PY) benchmarks/demo.py $(ARGS)
 
-## make test      the whole suite: C++ and Python; ARGS are passed to pytest
-test: test-cpp $(VENV)/.native $(VENV)/.test
+## make test      the whole suite: C++ and Python; ARGS are passed to pytest. GRADWIRE_GPU=sim: GPU tests on the CPU
+test: test-cpp $(VENV)/.native $(VENV)/.test $(if $(filter sim,$(GRADWIRE_GPU)),cusim)
 	$(PY) -m pytest $(ARGS)
+
+# the CUDA kernels for the simulator
+cusim: $(VENV)/.native
+	$(CMAKE) -S . -B $(BUILD) -DGW_CUSIM=ON $(GRADWIRE_CMAKE_ARGS) > /dev/null
+	$(CMAKE) --build $(BUILD) --target gradwire_cusim -j$(JOBS)
+
+## make cuda      compiles the CUDA kernels with nvcc and fails if one spills registers; GRADWIRE_CUDA_ARCHS=90: one architecture
+cuda: $(VENV)/.build-tools
+	bash tools/check_cuda.sh
 
 test-cpp: $(VENV)/.native
 	bash tools/ensure_doctest.sh
@@ -89,7 +98,7 @@ $(VENV)/.editable: $(VENV)/.build-tools pyproject.toml setup.py
 	touch $@
 
 $(VENV)/.native: $(VENV)/.editable CMakeLists.txt $(NATIVE_SOURCES)
-	$(CMAKE) --build $(BUILD) --target _native -j$(JOBS)
+	$(CMAKE) --build $(BUILD) --target gradwire -j$(JOBS)
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.created tools/requirements-torch.txt

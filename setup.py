@@ -1,4 +1,9 @@
-"""Builds gradwire._native with CMake; everything else about the package is in pyproject.toml."""
+"""Builds gradwire._native with CMake, and the CUDA plug-in if nvcc is found; all else is in pyproject.toml.
+
+GRADWIRE_CUDA: "auto" (the default), "on" (an error without nvcc) or "off" (the default of editable installs,
+as all architectures take a minute). GRADWIRE_CUDA_ARCHS: as CMake spells them, such as "90" or
+"80-real;90-virtual"; all if not set.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +62,17 @@ class CMakeBuild(build_ext):
             configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         if not _made_by_this_python(build, bool(ninja)):
             configure.append("--fresh")
+        configure += self.cuda_choices()
         configure += shlex.split(os.environ.get("GRADWIRE_CMAKE_ARGS", ""))
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "_native", f"-j{JOBS}"], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "gradwire", f"-j{JOBS}"], check=True)
+
+    def cuda_choices(self) -> list[str]:
+        choice = os.environ.get("GRADWIRE_CUDA", "off" if self.editable else "auto").upper()
+        if choice not in ("AUTO", "ON", "OFF"):
+            raise SystemExit(f"GRADWIRE_CUDA must be auto, on or off, got {choice.lower()}")
+        archs = os.environ.get("GRADWIRE_CUDA_ARCHS")
+        return [f"-DGW_CUDA={choice}", *([f"-DGW_CUDA_ARCHS={archs}"] if archs else [])]
 
 
 def _made_by_this_python(build: Path, ninja: bool) -> bool:

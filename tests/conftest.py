@@ -13,8 +13,8 @@ import pytest
 
 # Before NumPy and torch are imported: ranks are threads and processes here, and share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The tester's own settings must not decide whether a test passes.
-for _name in [name for name in os.environ if name.startswith("GRADWIRE_")]:
+# The tester's own settings must not decide whether a test passes. Where GPU tests run, is asked for.
+for _name in [name for name in os.environ if name.startswith("GRADWIRE_") and name != "GRADWIRE_GPU"]:
     del os.environ[_name]
 
 try:
@@ -31,7 +31,8 @@ def pytest_report_header() -> str:
         torch_version = torch.__version__
     except ImportError:
         torch_version = "absent, its tests are skipped"
-    return f"gradwire {gradwire.__version__}, kernels {_native.isa()}, torch {torch_version}"
+    gpu = _native.gpu.status()["text"]
+    return f"gradwire {gradwire.__version__}, kernels {_native.isa()}, torch {torch_version}, gpu: {gpu}"
 
 
 def _shared_memory() -> set[str]:

@@ -43,6 +43,7 @@ Config Config::from_env() {
   c.ifname = word("GRADWIRE_IFNAME", c.ifname);
   c.topology = word("GRADWIRE_TOPOLOGY", c.topology);
   c.deterministic = word("GRADWIRE_DETERMINISTIC", c.deterministic);
+  c.gpu = word("GRADWIRE_GPU", c.gpu);
   c.check();
   return c;
 }
@@ -53,6 +54,7 @@ void Config::check() const {
           "auto, shm or tcp", "'" + transport + "'");
   require(deterministic == "run" || deterministic == "size-invariant", "GRADWIRE_DETERMINISTIC",
           "run or size-invariant", "'" + deterministic + "'");
+  require(gpu == "auto" || gpu == "off" || gpu == "sim", "GRADWIRE_GPU", "auto, off or sim", "'" + gpu + "'");
   require(sockets >= 0 && sockets <= kMostSockets, "GRADWIRE_SOCKETS",
           "1 to " + std::to_string(kMostSockets) + ", or 0 for as many as the path asks for",
           std::to_string(sockets));

@@ -41,6 +41,9 @@ struct Config {
   // takes one_shot, because elsewhere the owner of an element adds its own value unencoded).
   std::string deterministic = "run";
 
+  // GRADWIRE_GPU (auto | off | sim, default auto): sim = GPU arrays live in the simulator of csrc/cusim, for tests.
+  std::string gpu = "auto";
+
   static Config from_env();  // throws Error(argument) that names the variable, its value and what is allowed
   void check() const;        // the same checks for values set by keyword
 };

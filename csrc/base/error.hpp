@@ -18,8 +18,9 @@ enum class ErrorKind : uint8_t {
   closed,        // the communicator was closed before
   internal,      // an invariant of ours broke: a bug
   codec,         // a registered codec raised, or broke its contract
+  gpu,           // no plug-in, driver or GPU, or CUDA reported an error
 };
-inline constexpr ErrorKind kLastErrorKind = ErrorKind::codec;
+inline constexpr ErrorKind kLastErrorKind = ErrorKind::gpu;
 
 // Where it happened. -1 / empty: does not apply. `peer` and `host` name the culprit, not the reporter.
 struct ErrorContext {

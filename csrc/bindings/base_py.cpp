@@ -15,9 +15,9 @@ namespace py = pybind11;
 namespace gw {
 namespace {
 
-constexpr std::array<const char*, 11> kKindNames = {"",          "argument", "mismatch", "timeout",
+constexpr std::array<const char*, 12> kKindNames = {"",          "argument", "mismatch", "timeout",
                                                     "peer_lost", "aborted",  "frame",    "rendezvous",
-                                                    "closed",    "internal", "codec"};
+                                                    "closed",    "internal", "codec",    "gpu"};
 
 // Python types by kind; leaked on purpose, the interpreter may be gone when statics are destroyed.
 std::array<py::object, kKindNames.size()>& error_types() {
@@ -70,13 +70,11 @@ void register_base(py::module_& m) {
     });
   });
   m.def("array_info", [](py::handle x) {
-    const View v = view_of(x, false);
+    const View v = any_view_of(x, false);
     return py::make_tuple(reinterpret_cast<uintptr_t>(v.data), v.count, std::string(name(v.dtype)));
   });
-  m.def("build_info", [] {
-    return std::map<std::string, std::string>{
-        {"compiler", __VERSION__}, {"cuda", "off: this build has CPU kernels only"}, {"cplusplus", "20"}};
-  });
+  m.def("build_info",
+        [] { return std::map<std::string, std::string>{{"compiler", __VERSION__}, {"cplusplus", "20"}}; });
 }
 
 }  // namespace gw

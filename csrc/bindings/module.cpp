@@ -13,6 +13,7 @@ void register_transport(pybind11::module_& m);
 void register_arena(pybind11::module_& m);
 void register_comm(pybind11::module_& m);
 void register_pack(pybind11::module_& m);
+void register_device(pybind11::module_& m);
 }  // namespace gw
 
 PYBIND11_MODULE(_native, m) {
@@ -28,4 +29,5 @@ PYBIND11_MODULE(_native, m) {
   gw::register_arena(m);
   gw::register_comm(m);
   gw::register_pack(m);
+  gw::register_device(m);
 }

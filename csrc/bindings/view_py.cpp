@@ -5,6 +5,8 @@
 #include <string_view>
 
 #include "base/error.hpp"
+#include "bindings/device_array.hpp"
+#include "cuda/gpu.hpp"
 
 namespace py = pybind11;
 
@@ -136,10 +138,16 @@ View torch_view(py::handle x) {
       if (const auto v = view_of_dl(t)) return *v;
     // what is wrong is said below
   }
-  if (attribute(x, n->is_cpu).ptr() != Py_True)
-    fail_argument("the tensor is on " + std::string(py::str(attribute(x, n->device))) +
-                  "; this build of gradwire works on CPU tensors: call .cpu() first");
   View v;
+  if (attribute(x, n->is_cpu).ptr() != Py_True) {
+    const py::object device = attribute(x, n->device);
+    if (std::string(py::str(device.attr("type"))) != "cuda")
+      fail_argument("the tensor is on " + std::string(py::str(device)) +
+                    "; gradwire works on CPU and CUDA tensors: call .cpu() first");
+    v.device = device.attr("index").cast<int>();
+    const py::object stream = py::module_::import("torch").attr("cuda").attr("current_stream")(device);
+    v.stream = PyLong_AsVoidPtr(py::object(stream.attr("cuda_stream")).ptr());
+  }
   const py::object dtype = attribute(x, n->dtype);
   int d = 1;
   while (d < 8 && n->dtypes[d].ptr() != dtype.ptr()) ++d;
@@ -214,9 +222,51 @@ View dlpack_view(py::handle x) {
   return View{static_cast<char*>(t->data) + t->byte_offset, static_cast<size_t>(count), *dtype};
 }
 
+// ---- GPU arrays: CuPy, Numba and others, and gradwire's own ---------------------------------------------------
+
+// Of the array's memory and the stream on which it is ready, which for CuPy is the caller's current one.
+View cuda_view(py::handle x, bool writable) {
+  if (py::isinstance<DeviceArray>(x)) return x.cast<const DeviceArray&>().view();
+  const py::dict i = x.attr("__cuda_array_interface__");
+  const auto typestr = i["typestr"].cast<std::string>();
+  std::optional<DType> dtype;
+  if (typestr == "<V2" && py::hasattr(x, "dtype")) dtype = dtype_named(std::string(py::str(x.attr("dtype"))));
+  if (!dtype && typestr.size() == 3 && typestr[0] != '>') {
+    const char format[] = {typestr[2] == '2' ? 'e' : typestr[2] == '8' ? 'd' : 'f', 0};
+    if (typestr[1] == 'f') dtype = dtype_of_format(format, typestr[2] - '0');
+    if (typestr[1] == 'i' && typestr[2] >= '4') dtype = dtype_of_format("i", typestr[2] - '0');
+    if (typestr == "|u1") dtype = DType::u8;
+  }
+  if (!dtype) bad_dtype("typestr '" + typestr + "'");
+  View v{.dtype = *dtype};
+  v.count = 1;
+  const py::tuple shape = i["shape"];
+  for (size_t d = shape.size(); d-- > 0; v.count *= shape[d].cast<size_t>())
+    if (i.contains("strides") && !i["strides"].is_none() && shape[d].cast<size_t>() > 1 &&
+        py::tuple(i["strides"])[d].cast<size_t>() != v.count * size_of(v.dtype))
+      not_contiguous("pass a contiguous copy (CuPy: cupy.ascontiguousarray(x)) and copy the result back");
+  const py::tuple data = i["data"];
+  if (writable && data[1].cast<bool>())
+    fail_argument("the array is read-only; this operation writes into it: pass a writable copy");
+  v.data = PyLong_AsVoidPtr(py::object(data[0]).ptr());
+  v.device = v.data ? gpu::device_of(v.data) : 0;
+  if (i.contains("stream") && !i["stream"].is_none())
+    v.stream = PyLong_AsVoidPtr(py::object(i["stream"]).ptr());
+  return v;
+}
+
 }  // namespace
 
 View view_of(py::handle x, bool writable) {
+  const View v = any_view_of(x, writable);
+  if (v.device >= 0)
+    fail_argument("the array, a " + std::string(Py_TYPE(x.ptr())->tp_name) +
+                  ", is in GPU memory; this operation works on CPU arrays: copy it first (torch: x.cpu(), "
+                  "CuPy: x.get())");
+  return v;
+}
+
+View any_view_of(py::handle x, bool writable) {
   if (is_torch_tensor(x)) return torch_view(x);
   if (PyObject_CheckBuffer(x.ptr())) {
     // ml_dtypes' bfloat16 arrays refuse the buffer protocol's format; they know DLPack
@@ -235,10 +285,7 @@ View view_of(py::handle x, bool writable) {
       return View{PyLong_AsVoidPtr(py::object(data[0]).ptr()), x.attr("size").cast<size_t>(), *d};
     }
   }
-  if (py::hasattr(x, "__cuda_array_interface__"))
-    fail_argument(
-        "the array, a " + std::string(Py_TYPE(x.ptr())->tp_name) +
-        ", is in GPU memory; this build of gradwire works on CPU arrays: copy it first (CuPy: x.get())");
+  if (py::hasattr(x, "__cuda_array_interface__")) return cuda_view(x, writable);
   if (py::hasattr(x, "__dlpack__")) return dlpack_view(x);
   fail_argument("expected an array (NumPy, torch, DLPack or buffer protocol), got " +
                 std::string(Py_TYPE(x.ptr())->tp_name));

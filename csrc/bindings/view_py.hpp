@@ -11,4 +11,7 @@ namespace gw {
 // not on the CPU, foreign byte order, or a dtype that gradwire does not know.
 View view_of(pybind11::handle array, bool writable);
 
+// The same for host and GPU memory: the view says which. On a GPU its stream is the caller's current one.
+View any_view_of(pybind11::handle x, bool writable);
+
 }  // namespace gw

@@ -65,32 +65,22 @@ struct Lloyd {
   }
 };
 
-// Two bits leave no level to spare for the largest value or for zero: the four Lloyd-Max levels of N(0, 1), -+0.4528 and
-// -+1.5104 standard deviations, which meet at 0.9816.
 template <>
 struct Lloyd<2> {
   static constexpr int kBits = 2;
   static constexpr bool kStochastic = false, kFitted = true;
   static constexpr int kScaleBits = 8;
-  alignas(64) static constexpr int8_t kLevels[16] = {-100, -30, 30, 100};
 
   template <int B>
   static GW_INLINE void code(const int8_t* q, uint8_t* codes) {
     int32_t squares = 0;
     for (int j = 0; j < B; ++j) squares += q[j] * q[j];
-    // B t^2 = 0.9816^2 squares; 64-bit integers, so that no rounding mode or order matters
-    const int64_t scaled = static_cast<int64_t>(squares) * 63147 / (65536 * B);
-    int32_t t = 0;
-    for (int step = 128; step > 0; step /= 2)
-      if (static_cast<int64_t>(t + step) * (t + step) <= scaled) t += step;
-    for (int j = 0; j < B; ++j) {
-      const int above = q[j] > t, below = q[j] >= -t, positive = q[j] >= 0;
-      codes[j] = static_cast<uint8_t>(above + below + positive);
-    }
+    const int32_t t = meeting_of_level2(squares, __builtin_ctz(B));
+    for (int j = 0; j < B; ++j) codes[j] = code_of_level2(q[j], t);
   }
   template <int B>
   static GW_INLINE void levels(const uint8_t* codes, int8_t* out) {
-    lookup16<B>(kLevels, codes, out);
+    lookup16<B>(LloydMax<2>::kLevels, codes, out);
   }
 };
 
@@ -100,7 +90,7 @@ GW_INLINE void round_to_codes(const float* x, float inverse, int8_t* q) {
 }
 
 // bf16 bits of the scale <a, b> / <b, c> d: with a = q, b = c = level the one that fits best. The sums are whole numbers,
-// so that their order does not matter. 0 where it would be negative or the block is all zeros.
+// so that their order does not matter.
 template <int B>
 GW_INLINE uint16_t fitted_scale(const int8_t* a, const int8_t* b, const int8_t* c, float d) {
   // through 16 bits: every CPU multiplies and adds pairs of those at once
@@ -111,9 +101,7 @@ GW_INLINE uint16_t fitted_scale(const int8_t* a, const int8_t* b, const int8_t* 
   int32_t over = 0, under = 0;
   for (int j = 0; j < B; ++j) over += wide_a[j] * wide_b[j];
   for (int j = 0; j < B; ++j) under += wide_b[j] * wide_c[j];
-  if (over <= 0 || under <= 0) return 0;
-  const float fit = static_cast<float>(over) / static_cast<float>(under);
-  return static_cast<uint16_t>(rounded_scale<7>(bits_of(fit * d)) >> 16);
+  return fitted_bits(over, under, d);
 }
 
 template <class Grid, int B>
@@ -130,10 +118,7 @@ struct QuantBlocks {
     alignas(64) int8_t q[kGroup * B], level[kGroup * B];
     alignas(64) uint8_t codes[kGroup * B];
     statistics<B>(x, blocks, s);
-    if constexpr (Grid::kStochastic)
-      make_even_scales<Grid::kBits>(blocks, s);
-    else
-      make_scales<Grid::kScaleBits>(blocks, s);
+    make_scales<Grid::kScaleBits, Grid::kStochastic>(blocks, s);
     for (int g = 0; g < blocks; ++g) {
       if constexpr (Grid::kStochastic)
         round_at_random<Grid::kBits>(x + g * B, s.inverse[g], key.at(first + static_cast<uint64_t>(g) * B),
@@ -220,30 +205,10 @@ struct QuantBlocks {
   }
 
  private:
-  // max|x| / (2^(b-1) - 1), rounded up to bf16: no code lies outside.
-  template <int Bits>
-  static GW_INLINE void make_even_scales(int blocks, Scales& s) {
-    for (int g = 0; g < blocks; ++g) {
-      const uint32_t lost = all_ones_if(s.stat[g] >= 0xff000000u);
-      const float largest = float_of((s.stat[g] >> 1) & ~lost);
-      constexpr int kTop = (1 << (Bits - 1)) - 1;
-      const uint32_t exact = bits_of(largest / kTop);
-      const uint32_t up = min_of((exact + 0xffffu) & 0xffff0000u, 0x7f7f0000u - (uint32_t{Bits - 1} << 23));
-      const uint32_t bits = up & all_ones_if(exact >= 0x00800000u);
-      s.bits[g] = static_cast<uint16_t>(pick(lost, kNanScale, bits >> 16));
-      s.d[g] = float_of(bits);
-      s.inverse[g] = float_of(bits_of(1.0f / float_of(pick(all_ones_if(bits == 0), 0x3f800000u, bits))) &
-                              all_ones_if(bits != 0));
-    }
-  }
   template <int Bits>
   static GW_INLINE void round_at_random(const float* x, float inverse, const Draws& draws, int8_t* q) {
-    constexpr int32_t kTop = (1 << (Bits - 1)) - 1;
-    for (int j = 0; j < B; ++j) {
-      // floor(v + u) = nearest(v + (u - 1/2))
-      const float shift = static_cast<float>(static_cast<int32_t>(draws(j)) >> 8) * 0x1p-24f;
-      q[j] = static_cast<int8_t>(max_of(-kTop, min_of(kTop, nearest_int(x[j] * inverse + shift))));
-    }
+    for (int j = 0; j < B; ++j)
+      q[j] = static_cast<int8_t>(random_code_of<Bits>(x[j], inverse, draws(static_cast<uint32_t>(j))));
   }
 };
 

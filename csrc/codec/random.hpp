@@ -33,6 +33,7 @@ struct Key {
 
   GW_INLINE Key(uint32_t seed, uint64_t step, uint32_t stream)
       : key(mix64(step ^ mix64(uint64_t{seed} << 32 | stream))) {}
+  GW_INLINE explicit Key(uint64_t ready) : key(ready) {}
   GW_INLINE Draws at(uint64_t element) const {
     const uint64_t k = mix64(key ^ (element >> 32));
     return {static_cast<uint32_t>(element), static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32)};

@@ -123,6 +123,13 @@ std::vector<std::string> codec_names() {
   return names;
 }
 
+std::optional<CodecShape> shape_of(const Codec& codec) {
+  if (codec.id() >= kCodecIds) return std::nullopt;
+  CodecShape shape;
+  registry().entries[codec.id()].unpack(codec.wire_params(), shape);
+  return shape;
+}
+
 CodecPtr make_codec(const std::string& name, const CodecParams& params) {
   for (int id = 0; id < kCodecIds; ++id) {
     const Entry& e = registry().entries[id];

@@ -13,7 +13,7 @@
 // smallest normal fp32 becomes 0: the block decodes to zeros and the loss keeps all of x. d is held below the value
 // at which 2^(b-1) d would overflow, so blocks of finite values decode to finite values.
 #pragma once
-#include "codec/codec_entry.hpp"
+#include "codec/simd.hpp"
 
 namespace gw::GW_ISA {
 
@@ -53,6 +53,27 @@ GW_INLINE Scale scale_of(uint32_t stat) {
   return {static_cast<uint16_t>(sent >> 16), float_of(sent), float_of(bits_of(inverse) & ~none)};
 }
 
+// For stochastic rounding: max|x| / (2^(b-1) - 1), rounded up to bf16, so that no code lies outside.
+template <int Bits>
+GW_INLINE Scale even_scale_of(uint32_t stat) {
+  const uint32_t lost = all_ones_if(stat >= 0xff000000u);
+  const float largest = float_of((stat >> 1) & ~lost);
+  constexpr int kTop = (1 << (Bits - 1)) - 1;
+  const uint32_t exact = bits_of(largest / kTop);
+  const uint32_t up = min_of((exact + 0xffffu) & 0xffff0000u, 0x7f7f0000u - (uint32_t{Bits - 1} << 23));
+  const uint32_t bits = up & all_ones_if(exact >= 0x00800000u);
+  const float inverse = 1.0f / float_of(pick(all_ones_if(bits == 0), 0x3f800000u, bits));
+  return {static_cast<uint16_t>(pick(lost, kNanScale, bits >> 16)), float_of(bits),
+          float_of(bits_of(inverse) & all_ones_if(bits != 0))};
+}
+
+// bf16 bits of the scale over / under * d, from whole numbers; 0 where it would be negative or the block is all zeros.
+GW_INLINE uint16_t fitted_bits(int32_t over, int32_t under, float d) {
+  if (over <= 0 || under <= 0) return 0;
+  const float fit = static_cast<float>(over) / static_cast<float>(under);
+  return static_cast<uint16_t>(rounded_scale<7>(bits_of(fit * d)) >> 16);
+}
+
 GW_INLINE float scale_from(const std::byte* block) { return float_of(uint32_t{get_u16(block)} << 16); }
 
 // nearest-even(f), |f| < 2^22, as an integer: adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself
@@ -65,6 +86,14 @@ template <int Bits>
 GW_INLINE int32_t code_of(float x, float inverse) {
   constexpr int32_t kTop = 1 << (Bits - 1);
   return max_of(-kTop, min_of(kTop - 1, nearest_int(x * inverse)));
+}
+
+// floor(x * inverse + u) for u in [0, 1) of 24 bits of `random`; floor(v + u) = nearest(v + (u - 1/2)).
+template <int Bits>
+GW_INLINE int32_t random_code_of(float x, float inverse, uint32_t random) {
+  constexpr int32_t kTop = (1 << (Bits - 1)) - 1;
+  const float shift = static_cast<float>(static_cast<int32_t>(random) >> 8) * 0x1p-24f;
+  return max_of(-kTop, min_of(kTop, nearest_int(x * inverse + shift)));
 }
 
 // Many blocks at a time: three loops that each vectorise, instead of one chain of dependent steps a block.
@@ -82,10 +111,10 @@ GW_INLINE void statistics(const float* x, int blocks, Scales& s) {
     s.stat[g] = stat;
   }
 }
-template <int Bits>
+template <int Bits, bool Even = false>
 GW_INLINE void make_scales(int blocks, Scales& s) {
   for (int g = 0; g < blocks; ++g) {
-    const Scale one = scale_of<Bits>(s.stat[g]);
+    const Scale one = Even ? even_scale_of<Bits>(s.stat[g]) : scale_of<Bits>(s.stat[g]);
     s.bits[g] = one.bits;
     s.d[g] = one.d;
     s.inverse[g] = one.inverse;

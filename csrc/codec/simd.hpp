@@ -9,9 +9,15 @@
 #define GW_ISA generic  // codec parameters only (registry.cpp); no loop is instantiated there
 #endif
 
+// What is so marked is shared with the kernels of csrc/cuda.
+#ifdef __CUDACC__
+#define GW_INLINE __host__ __device__ __forceinline__
+#define GW_IVDEP
+#else
 #define GW_INLINE inline __attribute__((always_inline))
 // out may be exactly one of the inputs: safe, as iteration i touches only element i, but GCC cannot know it.
 #define GW_IVDEP _Pragma("GCC ivdep")
+#endif
 
 namespace gw::GW_ISA {
 

@@ -16,7 +16,7 @@ def set_log_sink(sink: Callable[[int, str], None] | None) -> None: ...
 def isa() -> str: ...  # instruction set of the kernels in use: "avx512", "avx2", "neon", "portable"
 def isas() -> list[str]: ...  # those this build and CPU can run
 def use_isa(name: str) -> None: ...  # tests only, for the whole process
-def build_info() -> dict[str, str]: ...  # compiler, version, cuda
+def build_info() -> dict[str, str]: ...  # compiler, version
 
 # -- codec -------------------------------------------------------------------------------------------------------
 class Codec:
@@ -97,6 +97,29 @@ def unpack_bits(packed: Any, bits: int, out: Any) -> None: ...
 def hadamard(x: Any, block: int, out: Any) -> None: ...  # float32; out may be x
 def randk(x: Any, seed: int, step: int, values: Any, indices: Any) -> None: ...  # float32[k], int64[k], ascending
 def array_info(x: Any) -> tuple[int, int, str]: ...  # (address, count, dtype name); ArgumentError if not usable
+
+# -- GPU ---------------------------------------------------------------------------------------------------------
+class DeviceArray:  # flat GPU memory, not initialised; has __cuda_array_interface__
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    device: int
+    def __init__(self, shape: Sequence[int], dtype: str, device: int = 0) -> None: ...
+    def copy_from(self, host: Any) -> None: ...  # as many bytes; waits
+    def copy_to(self, host: Any) -> None: ...
+
+# _native.gpu: the same functions for arrays in GPU memory, all of a call on one GPU. They put their work on x's stream and do
+# not wait. GpuError if there is no GPU; ArgumentError for a codec without kernels or another dtype than float32, bfloat16,
+# float16. Residuals: float32, bfloat16, or the bytes of int8(block=64).
+class _Gpu:
+    DeviceArray: type[DeviceArray]
+    def status(self) -> dict[str, Any]: ...  # usable, built, simulated: bool; text: the GPUs, or what is missing
+    def quantize(
+        self, x: Any, codec: Codec, payload: Any, step: int = 0, residual: Any | None = None
+    ) -> int: ...
+    def dequantize(self, payload: Any, codec: Codec, out: Any, step: int = 0, add: bool = False) -> None: ...
+
+gpu: _Gpu
 
 # -- schedule ----------------------------------------------------------------------------------------------------
 class Topology:  # empty lists: all on one host; 0, 1, 2, ...; none

@@ -1,8 +1,8 @@
 """The only Python file that knows array kinds: what comes out is of the kind that went in.
 
-Native code reads and writes any array by itself; Python is needed only where a new one has to be made. torch
-is
-looked up among the modules already loaded, never imported: who passes a tensor has imported it.
+Native code reads and writes any array by itself; Python is needed only where a new one has to be made.
+torch and CuPy are looked up among the modules already loaded, never imported: who passes an array has
+imported them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,18 @@ def is_torch(x: Any) -> bool:
     return tensor is not None and isinstance(x, tensor)
 
 
+def on_gpu(x: Any) -> bool:
+    """In GPU memory: a CUDA tensor, a CuPy array, or whatever else has `__cuda_array_interface__`."""
+    if is_torch(x):
+        return bool(x.is_cuda)
+    return hasattr(x, "__cuda_array_interface__")
+
+
+def kernels(x: Any) -> Any:
+    """The native functions for arrays where x is: `_native`, or `_native.gpu`, which has the same names."""
+    return _native.gpu if on_gpu(x) else _native
+
+
 def count_and_dtype(x: Any) -> tuple[int, str]:
     """Elements and dtype name of any array; ArgumentError if it is not usable."""
     _, count, dtype = _native.array_info(x)
@@ -41,18 +53,29 @@ def shape_of(x: Any) -> tuple[int, ...]:
 
 
 def empty(like: Any, shape: Sequence[int] | int, dtype: str) -> Any:
-    """A new array of the kind of `like`: torch for torch, else NumPy.
+    """A new array of the kind of `like`, on its device: torch for torch, CuPy for CuPy, for other GPU arrays
+    `_native.gpu.DeviceArray`, else NumPy.
 
     NumPy has no bfloat16 of its own: it is taken from `like`'s dtype if that is one (ml_dtypes), else
     float32, which holds every bfloat16 exactly.
     """
     if is_torch(like):
         torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=getattr(torch, dtype))
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    if on_gpu(like):
+        return _empty_on_gpu(like, (shape,) if isinstance(shape, int) else tuple(shape), dtype)
     if dtype == "bfloat16":
         own = getattr(like, "dtype", None)
         return np.empty(shape, own if str(own) == "bfloat16" else np.float32)
     return np.empty(shape, dtype)
+
+
+def _empty_on_gpu(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(like, cupy.ndarray) and dtype != "bfloat16":
+        with like.device:
+            return cupy.empty(shape, dtype)
+    return _native.gpu.DeviceArray(shape, dtype, getattr(like, "device", 0))
 
 
 def shared(shape: Sequence[int] | int, dtype: Any) -> Any:

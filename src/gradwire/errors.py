@@ -11,6 +11,7 @@ __all__ = [
     "Closed",
     "CodecError",
     "FrameError",
+    "GpuError",
     "GradwireError",
     "InternalError",
     "MismatchError",
@@ -74,6 +75,12 @@ class CodecError(GradwireError):
     """
 
 
+class GpuError(GradwireError, RuntimeError):
+    """GPU arrays cannot be used here, and the message says what is missing: gradwire's CUDA part, an NVIDIA
+    driver or a GPU. Or CUDA reported an error.
+    """
+
+
 class RendezvousError(GradwireError, ConnectionError):
     """Ranks could not find or connect to one another; the message names those missing."""
 
@@ -98,4 +105,5 @@ BY_KIND: dict[str, type[BaseException]] = {
     "closed": Closed,
     "internal": InternalError,
     "codec": CodecError,
+    "gpu": GpuError,
 }

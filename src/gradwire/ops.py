@@ -1,8 +1,11 @@
 """Compression operators on one array: no frame header, no peer. Building blocks for a scheme of your own.
 
-Each takes NumPy arrays, CPU torch tensors, or anything with DLPack or the buffer protocol, and gives equal
-bytes for equal values. With `out=` (and friends) nothing of the arrays' size is allocated. A GPU array raises
-ArgumentError. `import gradwire.torch` makes the same available to torch.compile as torch.ops.gradwire.*.
+Each takes NumPy arrays, torch tensors, or anything with DLPack or the buffer protocol, and gives equal bytes
+for equal values. With `out=` (and friends) nothing of the arrays' size is allocated. quantize, dequantize and
+error_feedback take arrays in GPU memory as well (torch, CuPy, `__cuda_array_interface__`), all of a call on
+one GPU: the work is put on the caller's current stream and not waited for, and the bytes are the CPU's. The
+others raise ArgumentError for them. `import gradwire.torch` makes the same available to torch.compile as
+torch.ops.gradwire.*.
 """
 
 from __future__ import annotations
@@ -88,7 +91,7 @@ def quantize(
         raise ArgumentError("quantize: give codec=, or bits, block and levels, not both")
     count, dtype = arrays.count_and_dtype(x)
     payload = _payload(x, chosen, count, out)
-    _native.quantize(x, chosen, payload, step)
+    arrays.kernels(x).quantize(x, chosen, payload, step)
     return Quantized(payload, chosen, arrays.shape_of(x), dtype, step)
 
 
@@ -112,7 +115,7 @@ def dequantize(q: Quantized, out: Any | None = None) -> Any:
     """
     if out is None:
         out = arrays.empty(q.payload, q.shape, q.dtype)
-    _native.dequantize(q.payload, q.codec, out, q.step)
+    arrays.kernels(out).dequantize(q.payload, q.codec, out, q.step)
     return out
 
 
@@ -121,7 +124,9 @@ def error_feedback(
 ) -> Quantized:
     """One step of error feedback: quantise x + residual, and leave in residual what that lost.
 
-    x: float array. residual: float32 of as many elements, changed in place. codec, step, out: as in quantize.
+    x: float array. residual: float32 of as many elements, changed in place; on a GPU also bfloat16, or the
+    bytes of the codec int8(block=64), uint8[x.size + 2 * ceil(x.size / 64)]. codec, step, out: as in
+    quantize.
     `gradwire.ErrorFeedback` keeps residuals by name, in fewer bytes if asked.
 
     >>> import gradwire, numpy as np
@@ -136,7 +141,7 @@ def error_feedback(
         raise ArgumentError("error_feedback needs a codec")
     count, dtype = arrays.count_and_dtype(x)
     payload = _payload(x, chosen, count, out)
-    _native.quantize(x, chosen, payload, step, residual=residual)
+    arrays.kernels(x).quantize(x, chosen, payload, step, residual=residual)
     return Quantized(payload, chosen, arrays.shape_of(x), dtype, step)
 
 

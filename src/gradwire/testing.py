@@ -19,14 +19,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gradwire import Communicator, _native, init
 from gradwire.rendezvous import Place
 
-__all__ = ["Hub", "ProcessResult", "run_processes", "run_ranks"]
+__all__ = ["Hub", "ProcessResult", "run_processes", "run_ranks", "to_cpu", "to_gpu"]
 
 T = TypeVar("T")
 # Small, so that tests pipeline many segments at small counts; 8 ranks have 168 channels.
 _SMALL = {"channel_bytes": 1 << 18, "segment_bytes": 1 << 15}
+
+
+def to_gpu(x: Any, device: int = 0) -> _native.DeviceArray:
+    """A copy of a NumPy array in GPU memory, of any shape, for `gradwire.ops`; GpuError if there is none.
+
+    With GRADWIRE_GPU=sim in the environment the GPU is a simulated one: the same kernels, run by the CPU.
+
+    >>> import gradwire, numpy as np
+    >>> try:
+    ...     x = gradwire.testing.to_cpu(gradwire.testing.to_gpu(np.float32([1, 2])))
+    ... except gradwire.GpuError:
+    ...     x = np.float32([1, 2])
+    >>> x
+    array([1., 2.], dtype=float32)
+    """
+    host = np.ascontiguousarray(x)
+    there = _native.gpu.DeviceArray(host.shape, str(host.dtype), device)
+    there.copy_from(host)
+    return there
+
+
+def to_cpu(x: _native.DeviceArray) -> Any:
+    """A NumPy copy of what `to_gpu` or an operator on its arrays made; bfloat16 as uint16.
+
+    >>> import gradwire
+    >>> gradwire.testing.to_cpu.__name__
+    'to_cpu'
+    """
+    dtype = "uint16" if x.dtype == "bfloat16" else x.dtype
+    host: Any = np.empty(x.shape, dtype)
+    x.copy_to(host.view(np.uint8).reshape(-1) if host.size else np.empty(0, np.uint8))
+    return host
 
 
 class Hub:

@@ -90,7 +90,7 @@ def _library() -> Finding:
     import gradwire
     from gradwire import _native
 
-    build = ", ".join(f"{k} {v}" for k, v in _native.build_info().items() if k != "cuda")
+    build = ", ".join(f"{k} {v}" for k, v in _native.build_info().items())
     return Finding("gradwire", OK, f"{gradwire.__version__} ({Path(gradwire.__file__).parent}; {build})")
 
 
@@ -165,8 +165,10 @@ def _addresses() -> str:
 def _cuda() -> Finding:
     from gradwire import _native
 
-    cuda = _native.build_info().get("cuda", "not part of this build")
-    return Finding("cuda", OFF if cuda.startswith(("no", "off")) else OK, cuda)
+    status = _native.gpu.status()
+    if status["usable"]:
+        return Finding("cuda", OK, _trial("gpu") + f" ({status['text']})")
+    return Finding("cuda", OFF, f"GPU arrays cannot be used: {status['text']}")
 
 
 def _extras() -> Iterator[Finding]:
@@ -207,7 +209,8 @@ def _leftovers() -> Finding:
 def _settings() -> Iterator[Finding]:
     from gradwire.config import FIELDS
 
-    known = ["GRADWIRE_STORE", "GRADWIRE_CMAKE_ARGS", *(f"GRADWIRE_{field.upper()}" for field in FIELDS)]
+    builds = ("GRADWIRE_CMAKE_ARGS", "GRADWIRE_CUDA", "GRADWIRE_CUDA_ARCHS")
+    known = ["GRADWIRE_STORE", "GRADWIRE_GPU", *builds, *(f"GRADWIRE_{field.upper()}" for field in FIELDS)]
     found = machine.settings()
     if not found:
         yield Finding("settings", OK, "no GRADWIRE_* variable set: defaults apply")

@@ -28,6 +28,16 @@ def codecs() -> str:
     return ", ".join(gradwire.codecs())
 
 
+def gpu() -> str:
+    """The same bytes from GPU 0 as from the CPU."""
+    x = np.random.default_rng(1).standard_normal(5000, np.float32)
+    there = gradwire.testing.to_gpu(x)
+    payload = gradwire.testing.to_cpu(gradwire.ops.quantize(there, bits=4).payload)
+    if not np.array_equal(payload, gradwire.ops.quantize(x, bits=4).payload):
+        raise ArithmeticError("int4 gives other bytes on the GPU than on the CPU")
+    return "encodes the same bytes as the CPU"
+
+
 def two_ranks(transport: str, folder: str) -> str:
     """An all_reduce of two ranks of this process that meet in `folder`. Returns the transport they used."""
     failed: list[BaseException] = []
@@ -59,7 +69,8 @@ def two_ranks(transport: str, folder: str) -> str:
 
 def main(name: str, folder: str) -> int:
     try:
-        print(codecs() if name == "codecs" else two_ranks(name, folder))
+        alone = {"codecs": codecs, "gpu": gpu}
+        print(alone[name]() if name in alone else two_ranks(name, folder))
     except Exception as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         return 1

@@ -1,0 +1,108 @@
+// gradwire._native.gpu: the functions of the module itself for arrays in GPU memory. The work is put on the array's stream.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "bindings/device_array.hpp"
+#include "bindings/view_py.hpp"
+#include "codec/codec.hpp"
+#include "cuda/gpu.hpp"
+
+namespace py = pybind11;
+
+namespace gw {
+namespace {
+
+View on_gpu(py::handle array, const char* what, bool writable) {
+  const View v = any_view_of(array, writable);
+  if (v.device < 0)
+    fail_argument(std::string(what) + " must be in GPU memory, as the other arrays of the call");
+  return v;
+}
+void check_device(const char* what, const View& x, const View& other) {
+  if (other.device != x.device)
+    fail_argument(std::string(what) + " is on GPU " + std::to_string(other.device) + ", x on GPU " +
+                  std::to_string(x.device) + ": all arrays of a call must be on one");
+}
+void check_count(const char* what, size_t expected, size_t got) {
+  if (expected != got)
+    fail_argument(std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
+                  std::to_string(got));
+}
+void check_bytes(const char* what, const View& x, const View& bytes, size_t expected) {
+  check_device(what, x, bytes);
+  if (bytes.dtype != DType::u8)
+    fail_argument(std::string(what) + " must be uint8 bytes, got " + std::string(name(bytes.dtype)));
+  check_count(what, expected, bytes.count);
+}
+void check_fixed(const Codec& codec) {
+  if (!codec.fixed_size())
+    fail_argument("codec " + codec.description() +
+                  ": its size depends on the values, which a GPU does not tell in time");
+}
+
+// By its dtype: float32, bfloat16, or the bytes of int8(block=64).
+gpu::Residual residual_of(py::handle array, const View& x) {
+  if (array.is_none()) return {};
+  const View r = on_gpu(array, "residual", true);
+  check_device("residual", x, r);
+  if (r.dtype == DType::u8) {
+    CodecParams params;
+    params.block = 64;
+    static const CodecPtr rest = make_codec("int8", params);
+    check_count("residual as int8(block=64)", rest->encoded_bytes(x.count), r.count);
+    return {r.data, r.data, gpu::ResidualKind::int8};
+  }
+  if (r.dtype != DType::f32 && r.dtype != DType::bf16)
+    fail_argument("residual must be float32, bfloat16 or the bytes of int8(block=64), got " +
+                  std::string(name(r.dtype)));
+  check_count("residual", x.count, r.count);
+  return {r.data, r.data, r.dtype == DType::f32 ? gpu::ResidualKind::fp32 : gpu::ResidualKind::bf16};
+}
+
+size_t quantize(py::handle array, const Codec& codec, py::handle payload, uint64_t step,
+                py::handle residual) {
+  const View x = on_gpu(array, "x", false);
+  check_fixed(codec);
+  const View to = on_gpu(payload, "payload", true);
+  check_bytes("payload", x, to, codec.encoded_bytes(x.count));
+  const gpu::Residual r = residual_of(residual, x);
+  py::gil_scoped_release released;
+  gpu::encode(codec, x, {.count = x.count, .step = step}, r, to.data);
+  return to.count;
+}
+
+void dequantize(py::handle payload, const Codec& codec, py::handle array, uint64_t step, bool add) {
+  const View out = on_gpu(array, "out", true);
+  check_fixed(codec);
+  const View from = on_gpu(payload, "payload", false);
+  check_bytes("payload", out, from, codec.encoded_bytes(out.count));
+  py::gil_scoped_release released;
+  gpu::decode(codec, from.data, {.count = out.count, .step = step}, out, add);
+}
+
+}  // namespace
+
+void register_device(py::module_& m) {
+  py::module_ g = m.def_submodule("gpu", "The same for arrays in GPU memory");
+  register_device_array(g);
+  g.def("status", [] {
+    const gpu::Status s = gpu::status();
+    py::dict d;
+    d["usable"] = s.usable;
+    d["built"] = s.built;
+    d["simulated"] = s.simulated;
+    d["text"] = s.text;
+    return d;
+  });
+  g.def("quantize", &quantize, py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0,
+        py::arg("residual") = py::none());
+  g.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0,
+        py::arg("add") = false);
+}
+
+}  // namespace gw

@@ -1,0 +1,162 @@
+#include "cuda/gpu.hpp"
+
+#include <dlfcn.h>
+
+#include <memory>
+#include <mutex>
+
+#include "base/config.hpp"
+#include "base/error.hpp"
+#include "codec/registry.hpp"
+#include "cuda/plugin.h"
+
+namespace gw::gpu {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw Error(ErrorKind::gpu, message); }
+
+constexpr int kNoDevice = 100, kOldDriver = 35;  // cudaErrorNoDevice, cudaErrorInsufficientDriver
+
+struct Plugin {
+  Status status;
+  gw_cuda_table table{};
+};
+
+// Beside the module that holds this function.
+std::string beside(const char* name) {
+  Dl_info info;
+  std::string path = dladdr(reinterpret_cast<void*>(&beside), &info) && info.dli_fname ? info.dli_fname : "";
+  return path.substr(0, path.rfind('/') + 1) + name;
+}
+
+void look_at_devices(Plugin& p) {
+  int count = 0, driver = 0;
+  const int error = p.table.device_count(&count);
+  p.table.driver_version(&driver);
+  // without a driver cudart says that the driver is too old
+  if (driver == 0 && error) {
+    p.status.text = "no NVIDIA driver on this machine (libcuda.so.1 is not there)";
+  } else if (error == kOldDriver) {
+    p.status.text = "the NVIDIA driver runs CUDA up to " + std::to_string(driver / 1000) + "." +
+                    std::to_string(driver % 1000 / 10) + ", too old for this build of gradwire: update it";
+  } else if (error == kNoDevice || (!error && count == 0)) {
+    p.status.text = "no GPU is visible to this process: see nvidia-smi and CUDA_VISIBLE_DEVICES";
+  } else if (error) {
+    p.status.text = p.table.error_text(error);
+  } else {
+    p.status.usable = true;
+    for (int d = 0; d < count; ++d) {
+      char text[300] = "?";
+      p.table.describe(d, text, sizeof text);
+      p.status.text += (d ? "; " : "") + std::to_string(d) + ": " + text;
+    }
+    p.status.text +=
+        "; driver for CUDA " + std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10);
+  }
+}
+
+Plugin load() {
+  Plugin p;
+  const std::string choice = Config::from_env().gpu;
+  if (choice == "off") {
+    p.status.text = "switched off by GRADWIRE_GPU=off";
+    return p;
+  }
+  p.status.simulated = choice == "sim";
+  const std::string path = beside(p.status.simulated ? "libgradwire_cusim.so" : "libgradwire_cuda.so");
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    const std::string why = dlerror();
+    p.status.text =
+        why.find("No such file") == why.npos ? "the CUDA plug-in does not load: " + why
+        : p.status.simulated
+            ? "the simulator is not built: GRADWIRE_GPU=sim make test builds it"
+            : "this build has CPU kernels only: install gradwire where nvcc is found (CUDA 12 or newer)";
+    return p;
+  }
+  p.status.built = true;
+  const auto table = reinterpret_cast<gw_cuda_table_function>(dlsym(library, GW_CUDA_SYMBOL));
+  if (!table || table(GW_CUDA_VERSION, sizeof p.table, &p.table) != 0)
+    p.status.text = path + " is of another version of gradwire: reinstall";
+  else
+    look_at_devices(p);
+  return p;
+}
+
+const Plugin& plugin() {
+  static const Plugin p = load();
+  return p;
+}
+
+const gw_cuda_table& table() {
+  const Plugin& p = plugin();
+  if (!p.status.usable) fail("GPU arrays cannot be used here, copy them to the CPU: " + p.status.text);
+  return p.table;
+}
+
+void check(int error, const char* what) {
+  if (error) fail(std::string("CUDA: ") + what + ": " + table().error_text(error));
+}
+
+gw_cuda_codec codec_of(const Codec& codec) {
+  const auto shape = shape_of(codec);
+  if (!shape)
+    fail_argument("codec " + codec.description() + " was registered in Python: it works on CPU arrays only");
+  return {codec.id(), shape->block, shape->k, shape->values, shape->seed};
+}
+gw_cuda_piece piece_of(const Piece& piece, const View& v) {
+  return {piece.count, piece.first, piece.step, piece.stream, v.device, v.stream};
+}
+void check_run(int error, const Codec& codec, const char* what) {
+  if (error == GW_CUDA_NO_KERNEL)
+    fail_argument(
+        "codec " + codec.description() +
+        " has no CUDA kernels: its blocks depend on one another or on the data; copy the array to the CPU");
+  check(error, what);
+}
+void check_dtype(const View& v) {
+  if (v.dtype != DType::f32 && v.dtype != DType::bf16 && v.dtype != DType::f16)
+    fail_argument("on a GPU codecs take float32, bfloat16 and float16, got " + std::string(name(v.dtype)));
+}
+
+}  // namespace
+
+Status status() { return plugin().status; }
+
+int device_of(const void* p) {
+  int device = -1;
+  check(table().device_of(p, &device), "looking up an address");
+  if (device < 0) fail_argument("the array's address is not GPU memory");
+  return device;
+}
+void* allocate(int device, size_t bytes) {
+  void* p = nullptr;
+  check(table().allocate(device, bytes, &p), "allocating memory");
+  return p;
+}
+void release(int device, void* p) noexcept { plugin().table.release(device, p); }
+void copy(int device, void* to, const void* from, size_t bytes, void* stream) {
+  check(table().copy(device, to, from, bytes, stream), "copying");
+  synchronize(device, stream);
+}
+void synchronize(int device, void* stream) {
+  check(table().synchronize(device, stream), "waiting for a stream");
+}
+
+void encode(const Codec& codec, const View& x, const Piece& piece, const Residual& residual, void* payload) {
+  check_dtype(x);
+  const auto c = codec_of(codec);
+  const auto p = piece_of(piece, x);
+  check_run(table().encode(&c, &p, {x.data, static_cast<uint32_t>(x.dtype)},
+                           {residual.owed, residual.loss, static_cast<uint32_t>(residual.kind)}, payload),
+            codec, "encoding");
+}
+void decode(const Codec& codec, const void* payload, const Piece& piece, const View& out, bool add) {
+  check_dtype(out);
+  const auto c = codec_of(codec);
+  const auto p = piece_of(piece, out);
+  check_run(table().decode(&c, &p, payload, {out.data, static_cast<uint32_t>(out.dtype)}, add), codec,
+            "decoding");
+}
+
+}  // namespace gw::gpu

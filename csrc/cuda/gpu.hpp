@@ -1,0 +1,43 @@
+// The library's side of the plug-in: loaded when the first GPU array comes, and not before. All functions may be called by
+// any thread. They throw Error(gpu) that says what is missing: the plug-in, the driver, a GPU, or what CUDA reported.
+#pragma once
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "base/view.hpp"
+#include "codec/codec.hpp"
+
+namespace gw::gpu {
+
+// What `gradwire doctor` says; never throws. usable: GPU arrays work; text: the devices and versions, or what is missing.
+struct Status {
+  bool usable = false;
+  bool built = false;      // the plug-in is there
+  bool simulated = false;  // GRADWIRE_GPU=sim
+  std::string text;
+};
+Status status();
+
+// How a residual lies in memory: as fp32, or coded by the codec bf16 or int8(block=64).
+enum class ResidualKind : int { none, fp32, bf16, int8 };
+struct Residual {
+  const void* owed = nullptr;
+  void* loss = nullptr;
+  ResidualKind kind = ResidualKind::none;
+};
+
+// Throws Error(argument) unless the address is GPU memory.
+int device_of(const void* p);
+void* allocate(int device, size_t bytes);
+void release(int device, void* p) noexcept;
+// Any direction; waits until it is done.
+void copy(int device, void* to, const void* from, size_t bytes, void* stream);
+void synchronize(int device, void* stream);
+
+// Work is put on array.stream of array.device and not waited for. dtypes: float32, bfloat16, float16. Throws
+// Error(argument) for another, or a codec without kernels.
+void encode(const Codec& codec, const View& x, const Piece& piece, const Residual& residual, void* payload);
+void decode(const Codec& codec, const void* payload, const Piece& piece, const View& out, bool add);
+
+}  // namespace gw::gpu

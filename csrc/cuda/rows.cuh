@@ -1,0 +1,155 @@
+// The frame of every kernel whose codec has blocks of up to 256 values. A warp takes a span of 1024 values in four rows of
+// 256, each lane 8 consecutive values of a row, so a block is 4 to 32 neighbouring lanes. Payloads pass through shared
+// memory: a span's is written, and read, 16 bytes at a time.
+//
+// A RowCodec<...> has
+//   struct Tables, fill(Tables&, thread)         what a block of threads shares; filled by its 256 threads
+//   RowCodec(const CodeCall&, const Tables&)
+//   kMostBytes                                   of a row
+//   row_bytes()                                  of a row in this call
+//   encode(row, v, lost), decode(row, v)         8 values of a lane; all lanes of the warp call it together
+//   short_bytes(rest)                            what travels of a last block of `rest` values
+//   shorten(block, rest), lengthen(block, rest)    between a whole block and what travels, in place; by one lane
+#pragma once
+#include "cuda/memory.cuh"
+#include "cuda/residual.cuh"
+// then
+#include "codec/random.hpp"
+
+namespace gw::cuda {
+
+inline constexpr uint32_t kThreads = 256, kWarps = kThreads / 32;
+inline constexpr uint32_t kRow = 32 * kValues, kRows = 4, kSpan = kRows * kRow;  // values
+
+struct CodeCall {
+  void* array;  // x, or out
+  uint8_t* payload;
+  const void* owed;
+  void* loss;
+  uint64_t count, first, key;  // key: of the random numbers
+  DType dtype;
+  uint32_t residual, block, values;
+  bool add;
+};
+
+// What a lane knows of the row it works on.
+struct Row {
+  uint32_t lane;
+  size_t at;         // place of the lane's first value, from the beginning of the array
+  uint64_t element;  // the same for random numbers
+  uint8_t* codes;    // kRow bytes of scratch of the warp, aligned to 16
+  uint8_t* payload;  // of the row, in shared memory
+  bool wants_loss;
+};
+
+template <class Codec>
+struct RowShared {
+  struct Warp {
+    alignas(16) uint8_t payload[kRows * Codec::kMostBytes + 16];
+    alignas(16) uint8_t codes[kRow];
+  };
+  Warp warps[kWarps];
+  typename Codec::Tables tables;
+};
+
+// Bytes of `count` values, and what the last, short block has of them.
+template <class Codec>
+GW_DEVICE uint32_t bytes_of(const Codec& codec, const CodeCall& call, uint32_t count) {
+  const uint32_t rest = count % call.block, block_bytes = codec.row_bytes() / (kRow / call.block);
+  return count / call.block * block_bytes + (rest ? codec.short_bytes(rest) : 0);
+}
+
+template <class Codec>
+__global__ void __launch_bounds__(kThreads, 4) encode_rows(CodeCall call) {
+  auto& shared = shared_memory<RowShared<Codec>>();
+  Codec::fill(shared.tables, threadIdx.x);
+  __syncthreads();
+  const Codec codec(call, shared.tables);
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  auto& mine = shared.warps[warp];
+  const size_t spans = (call.count + kSpan - 1) / kSpan, span_bytes = size_t{kRows} * codec.row_bytes();
+  for (size_t span = size_t{blockIdx.x} * kWarps + warp; span < spans; span += size_t{gridDim.x} * kWarps) {
+    const size_t begin = span * kSpan;
+    const auto count = static_cast<uint32_t>(min_of(size_t{kSpan}, call.count - begin));
+    for (uint32_t row = 0; row * kRow < count; ++row) {
+      Row r{.lane = lane,
+            .at = begin + row * kRow + lane * kValues,
+            .element = 0,
+            .codes = mine.codes,
+            .payload = mine.payload + row * codec.row_bytes(),
+            .wants_loss = call.loss != nullptr};
+      r.element = call.first + r.at;
+      float v[kValues], lost[kValues];
+      load(call.dtype, call.array, r.at, call.count, v);
+      add_owed(call.residual, call.owed, r.at, call.count, v);
+      codec.encode(r, v, lost);
+      put_loss(call.residual, call.loss, r.at, call.count, lost);
+    }
+    __syncwarp();
+    const uint32_t rest = count % call.block;
+    if (rest) {
+      if (lane == 0) codec.shorten(mine.payload + bytes_of(codec, call, count - rest), rest);
+      __syncwarp();
+    }
+    copy_out(mine.payload, call.payload + span * span_bytes, bytes_of(codec, call, count), {lane, 32});
+    __syncwarp();
+  }
+}
+
+template <class Codec>
+__global__ void __launch_bounds__(kThreads, 4) decode_rows(CodeCall call) {
+  auto& shared = shared_memory<RowShared<Codec>>();
+  Codec::fill(shared.tables, threadIdx.x);
+  __syncthreads();
+  const Codec codec(call, shared.tables);
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  auto& mine = shared.warps[warp];
+  const size_t spans = (call.count + kSpan - 1) / kSpan, span_bytes = size_t{kRows} * codec.row_bytes();
+  for (size_t span = size_t{blockIdx.x} * kWarps + warp; span < spans; span += size_t{gridDim.x} * kWarps) {
+    const size_t begin = span * kSpan;
+    const auto count = static_cast<uint32_t>(min_of(size_t{kSpan}, call.count - begin));
+    copy_in(call.payload + span * span_bytes, mine.payload, bytes_of(codec, call, count), {lane, 32});
+    __syncwarp();
+    const uint32_t rest = count % call.block;
+    if (rest) {
+      if (lane == 0) codec.lengthen(mine.payload + bytes_of(codec, call, count - rest), rest);
+      __syncwarp();
+    }
+    for (uint32_t row = 0; row * kRow < count; ++row) {
+      Row r{.lane = lane,
+            .at = begin + row * kRow + lane * kValues,
+            .element = 0,
+            .codes = mine.codes,
+            .payload = mine.payload + row * codec.row_bytes(),
+            .wants_loss = false};
+      r.element = call.first + r.at;
+      float v[kValues];
+      codec.decode(r, v);
+      if (call.add) {
+        float acc[kValues];
+        load(call.dtype, call.array, r.at, call.count, acc);
+        for (int k = 0; k < kValues; ++k) v[k] = sum_of(acc[k], v[k]);
+      }
+      store(call.dtype, call.array, r.at, call.count, v);
+    }
+    __syncwarp();
+  }
+}
+
+struct Where {
+  int device;
+  cudaStream_t stream;
+};
+
+inline dim3 row_grid(const CodeCall& call, Where where) {
+  const size_t blocks = (call.count + kSpan * kWarps - 1) / (kSpan * kWarps),
+               most = most_blocks(where.device);
+  return {static_cast<unsigned>(blocks < most ? blocks : most), 1, 1};
+}
+template <class Codec>
+int run_rows(const CodeCall& call, bool decode, Where where) {
+  return launch(decode ? decode_rows<Codec> : encode_rows<Codec>, row_grid(call, where), kThreads,
+                where.stream, call);
+}
+
+}  // namespace gw::cuda

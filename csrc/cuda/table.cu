@@ -1,0 +1,137 @@
+// The door of the plug-in: the one symbol that it exports, and what stands in the table.
+#include <cstdio>
+#include <cstring>
+
+#include "cuda/kernels.cuh"
+#include "cuda/plugin.h"
+
+namespace gw::cuda {
+namespace {
+
+// Makes `device` the thread's current one for a call: everything below allocates and launches there.
+class On {
+ public:
+  explicit On(int device) {
+    error_ = cudaGetDevice(&before_);
+    if (!error_ && before_ != device) error_ = cudaSetDevice(device);
+    changed_ = !error_ && before_ != device;
+  }
+  ~On() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  On(const On&) = delete;
+  On& operator=(const On&) = delete;
+  template <class F>
+  int run(F f) {
+    return error_ ? static_cast<int>(error_) : static_cast<int>(f());
+  }
+
+ private:
+  cudaError_t error_ = cudaSuccess;
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+const char* error_text(int error) {
+  if (error == GW_CUDA_NO_KERNEL) return "this codec has no CUDA kernels";
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
+int device_count(int* count) { return cudaGetDeviceCount(count); }
+int driver_version(int* version) { return cudaDriverGetVersion(version); }
+int describe(int device, char* text, uint32_t size) {
+  cudaDeviceProp p;
+  if (const int error = cudaGetDeviceProperties(&p, device)) return error;
+  std::snprintf(text, size, "%s, compute capability %d.%d", p.name, p.major, p.minor);
+  return 0;
+}
+int device_of(const void* p, int* device) {
+  cudaPointerAttributes a;
+  const int error = cudaPointerGetAttributes(&a, p);
+  *device = error || (a.type != cudaMemoryTypeDevice && a.type != cudaMemoryTypeManaged) ? -1 : a.device;
+  if (error) cudaGetLastError();  // not a pointer that CUDA knows: an answer, no error
+  return 0;
+}
+int allocate(int device, uint64_t bytes, void** p) {
+  return On(device).run([&] { return cudaMalloc(p, bytes); });
+}
+int release(int device, void* p) {
+  return On(device).run([&] { return cudaFree(p); });
+}
+cudaStream_t stream_of(void* p) { return static_cast<cudaStream_t>(p); }
+int copy(int device, void* to, const void* from, uint64_t bytes, void* stream) {
+  return On(device).run(
+      [&] { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(stream)); });
+}
+int stream_create(int device, void** stream) {
+  cudaStream_t made = nullptr;
+  const int error = On(device).run([&] { return cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking); });
+  *stream = made;
+  return error;
+}
+int stream_destroy(int device, void* stream) {
+  return On(device).run([&] { return cudaStreamDestroy(stream_of(stream)); });
+}
+int synchronize(int device, void* stream) {
+  return On(device).run([&] { return cudaStreamSynchronize(stream_of(stream)); });
+}
+
+Task task_of(const gw_cuda_codec& codec, const gw_cuda_piece& piece, const gw_cuda_array& array,
+             const void* payload) {
+  Task t{};
+  t.codec = codec;
+  t.step = piece.step;
+  t.where = {piece.device, stream_of(piece.stream)};
+  t.call.array = array.data;
+  t.call.payload = static_cast<uint8_t*>(const_cast<void*>(payload));
+  t.call.count = piece.count;
+  t.call.first = piece.first;
+  t.call.dtype = static_cast<DType>(array.dtype);
+  t.call.block = codec.block;
+  t.call.values = codec.values;
+  t.call.key = Key(codec.seed, piece.step, piece.stream_id).key;
+  return t;
+}
+int run(const Task& t) {
+  if (t.call.count == 0) return 0;
+  if (t.call.dtype != DType::f32 && t.call.dtype != DType::bf16 && t.call.dtype != DType::f16)
+    return cudaErrorInvalidValue;
+  return On(t.where.device).run([&] {
+    for (const auto family : {run_cast, run_quant, run_scaled, run_rotated})
+      if (const int result = family(t); result != GW_CUDA_NO_KERNEL) return result;
+    return static_cast<int>(GW_CUDA_NO_KERNEL);
+  });
+}
+int encode(const gw_cuda_codec* codec, const gw_cuda_piece* piece, gw_cuda_array x, gw_cuda_residual residual,
+           void* payload) {
+  Task t = task_of(*codec, *piece, x, payload);
+  t.call.owed = residual.owed;
+  t.call.loss = residual.loss;
+  t.call.residual = residual.kind;
+  return run(t);
+}
+int decode(const gw_cuda_codec* codec, const gw_cuda_piece* piece, const void* payload, gw_cuda_array out,
+           int add) {
+  Task t = task_of(*codec, *piece, out, payload);
+  t.decode = true;
+  t.call.add = add != 0;
+  return run(t);
+}
+
+}  // namespace
+}  // namespace gw::cuda
+
+extern "C" __attribute__((visibility("default"))) int gradwire_cuda_table(uint32_t version, uint32_t size,
+                                                                          gw_cuda_table* out) {
+  using namespace gw::cuda;
+  static const gw_cuda_table table = {GW_CUDA_VERSION, sizeof(gw_cuda_table),
+                                      error_text,      device_count,
+                                      driver_version,  describe,
+                                      device_of,       allocate,
+                                      release,         copy,
+                                      stream_create,   stream_destroy,
+                                      synchronize,     encode,
+                                      decode};
+  if (version != GW_CUDA_VERSION || size > sizeof(table)) return 1;
+  std::memcpy(out, &table, size);
+  return 0;
+}

@@ -1,0 +1,202 @@
+// CUDA's runtime for one simulated device. The default stream does its work before it returns; any other has an OS thread.
+// A launch that fails leaves its reason as the error of its stream, and of cudaGetLastError.
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "cusim/cusim.hpp"
+
+namespace cusim {
+namespace {
+
+std::mutex mutex_of_failure;
+std::string failure_text = "no error";
+cudaError_t failure = cudaSuccess;
+
+std::mutex mutex_of_memory;
+std::map<uintptr_t, size_t>& memory() {
+  static auto* m = new std::map<uintptr_t, size_t>;
+  return *m;
+}
+
+void fail(const std::string& why) {
+  const std::lock_guard lock(mutex_of_failure);
+  failure_text = "simulated GPU: " + why;
+  failure = cudaErrorLaunchFailure;
+}
+
+template <class F>
+void guarded(F&& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    fail(e.what());
+  }
+}
+
+}  // namespace
+
+struct Stream {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<std::function<void()>> queue;
+  bool busy = false, ending = false;
+  std::thread thread{[this] { work(); }};
+
+  void work() {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock, [&] { return ending || !queue.empty(); });
+      if (queue.empty()) return;
+      const auto next = std::move(queue.front());
+      queue.pop_front();
+      busy = true;
+      lock.unlock();
+      guarded(next);
+      lock.lock();
+      busy = false;
+      changed.notify_all();
+    }
+  }
+  void wait() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return queue.empty() && !busy; });
+  }
+  ~Stream() {
+    wait();
+    {
+      const std::lock_guard lock(mutex);
+      ending = true;
+    }
+    changed.notify_all();
+    thread.join();
+  }
+};
+
+namespace {
+// 1 and 2 are CUDA's names of the default streams.
+bool is_default(Stream* s) { return reinterpret_cast<uintptr_t>(s) <= 2; }
+void put(Stream* s, std::function<void()> f) {
+  if (is_default(s)) return guarded(f);
+  {
+    const std::lock_guard lock(s->mutex);
+    s->queue.push_back(std::move(f));
+  }
+  s->changed.notify_all();
+}
+}  // namespace
+
+void enqueue(cudaStream_t stream, Kernel kernel, size_t argument_bytes) {
+  std::string copy(static_cast<const char*>(kernel.arguments), argument_bytes);
+  put(stream, [kernel, copy = std::move(copy)]() mutable {
+    kernel.arguments = copy.data();
+    run(kernel);
+  });
+}
+
+}  // namespace cusim
+
+using namespace cusim;
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
+  std::snprintf(out->name, sizeof out->name, "simulated GPU");
+  out->major = 9;
+  out->minor = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 2;
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* p) {
+  const std::lock_guard lock(mutex_of_memory);
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  auto at = memory().upper_bound(address);
+  const bool ours = at != memory().begin() && address < (--at)->first + at->second;
+  *out = {ours ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, ours ? 0 : -1};
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** p, size_t bytes) {
+  const size_t whole = (bytes + 255) / 256 * 256;
+  // exactly `bytes` after an aligned start, so that AddressSanitizer sees a store behind the end
+  if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
+  std::memset(*p, 0xcd, bytes);
+  const std::lock_guard lock(mutex_of_memory);
+  memory()[reinterpret_cast<uintptr_t>(*p)] = whole ? bytes : 1;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* p) {
+  const std::lock_guard lock(mutex_of_memory);
+  memory().erase(reinterpret_cast<uintptr_t>(p));
+  std::free(p);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
+  put(stream, [p] { cudaFree(p); });
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  put(stream, [=] {
+    if (bytes) std::memcpy(to, from, bytes);
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+  put(stream, [=] {
+    if (bytes) std::memset(p, value, bytes);
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new Stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (!is_default(stream)) stream->wait();
+  return cudaGetLastError();
+}
+cudaError_t cudaGetLastError() {
+  const std::lock_guard lock(mutex_of_failure);
+  const cudaError_t last = failure;
+  failure = cudaSuccess;
+  return last;
+}
+const char* cudaGetErrorString(cudaError_t error) {
+  if (error == cudaSuccess) return "no error";
+  if (error == cudaErrorMemoryAllocation) return "out of memory";
+  if (error == cudaErrorInvalidValue) return "invalid argument";
+  thread_local std::string text;
+  const std::lock_guard lock(mutex_of_failure);
+  text = failure_text;
+  return text.c_str();
+}
+
+// What tests choose: the order of threads and blocks (0 forward, 1 reverse, 2 random by `seed`).
+extern "C" __attribute__((visibility("default"))) void gradwire_cusim_order(int order, unsigned seed) {
+  settings().order = static_cast<Order>(order);
+  settings().seed = seed;
+}
