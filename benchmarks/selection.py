@@ -12,8 +12,9 @@ row a candidate to results/selection.jsonl:
 time_us, spread: median over the rounds (gradwire.trials.Clock), and half their interquartile range over it.
 predicted_us, error: what the communicator said before, and that over the time, minus 1.
 chosen: "auto" takes it; it then runs the very same plan, so this time is auto's.
-wire_bytes: sent by rank 0 in one call, counted by comm.stats().
+wire_bytes, socket_bytes: sent by rank 0 in one call, and what of that crossed sockets, by comm.stats().
 
+Two more rows a size have the algorithm "auto": without a codec, and with codec="auto", which took `took`.
 alike: algorithms that are the very same messages for this group are timed once.
 
 A candidate that is said to take more than `--most` seconds a call is not timed. `report` also prints below
@@ -33,6 +34,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lab import Lab, LabError, why_not
 from studies.selection_report import report
 
@@ -76,6 +78,13 @@ def worker(args: argparse.Namespace) -> int:
                     row["alike"] = names
                     row |= {"predicted_us": 1e6 * seconds, "seconds": []}
                     cells.append((row, codec))
+            # codec="auto" beside none, as a user calls them
+            seconds = min(comm.candidates(nbytes, None, valid=True).values())
+            for spec in ("none", "auto") if seconds < args.most else ():
+                row = {"net": args.net, "ranks": args.ranks, "per_host": args.per_host, "size": nbytes}
+                row |= {"codec": spec, "algorithm": "auto", "predicted_us": 1e6 * seconds, "seconds": []}
+                took = comm.auto_codec(np.empty(nbytes // 4, np.float32)) if spec == "auto" else None
+                cells.append((row | {"took": repr(took)}, None if spec == "none" else spec))
         with own_cores(comm):
             for turn in range(args.rounds):
                 for nbytes in sizes:
@@ -85,9 +94,9 @@ def worker(args: argparse.Namespace) -> int:
                         expected = 1e-6 * row["predicted_us"]
                         if turn >= (args.rounds if expected < 5e-3 else 5 if expected < 0.1 else 2):
                             continue
-                        before = comm.stats()["bytes_sent"]
+                        if turn == 0:
+                            row |= bytes_of(comm, nbytes, codec, row["algorithm"])
                         row["seconds"].append(clock.seconds(nbytes, codec, row["algorithm"], expected))
-                        row["wire_bytes"] = (comm.stats()["bytes_sent"] - before) // clock.calls
         if comm.rank:
             return 0
         about = machine.describe([]) | {"command": args.command, "probe_s": probe_s}
@@ -99,6 +108,18 @@ def worker(args: argparse.Namespace) -> int:
                 row["error"] = row["predicted_us"] / row["time_us"] - 1
                 file.write(json.dumps({**row, "run": about}) + "\n")
     return 0
+
+
+def bytes_of(comm: Any, nbytes: int, codec: Any, algorithm: str) -> dict[str, int]:
+    """In one call, after one that makes the plan."""
+    array = np.zeros(nbytes // 4, np.float32)
+    before = comm.stats()
+    comm.all_reduce(array, "sum", codec, algorithm)
+    after = comm.stats()
+    return {
+        "wire_bytes": after["bytes_sent"] - before["bytes_sent"],
+        "socket_bytes": after["socket_bytes_sent"] - before["socket_bytes_sent"],
+    }
 
 
 # -- all of them -----------------------------------------------------------------------------------------

@@ -218,6 +218,33 @@ def test_codec_auto_encodes_on_slow_links_only() -> None:
     assert run_ranks(2, lambda comm: sent(comm, fast))[0] >= 800_000
 
 
+def test_codec_auto_pays_what_is_owed_where_it_takes_no_codec() -> None:
+    def rank(comm: Communicator) -> tuple[Any, Any]:
+        x, residual = np.ones((3, 2), np.float32), np.full(6, 0.5, np.float32)
+        return comm.all_reduce(x, codec="auto", residual=residual), residual
+
+    for got, residual in run_ranks(2, rank):
+        assert (got == 3).all() and not residual.any()
+
+
+def test_codec_auto_keeps_its_choice_until_the_step_is_over() -> None:
+    slow, fast = network(2), network(2)
+    fast.byte_s = [[0.0, 1e-11], [1e-11, 0.0]]
+
+    def rank(comm: Communicator) -> list[bool]:
+        x = np.ones(200_000, np.float32)
+        comm.use(slow)
+        took = [comm.auto_codec(x) is None]
+        comm.use(fast)
+        took.append(comm.auto_codec(x) is None)
+        comm.step()
+        took.append(comm.auto_codec(x) is None)
+        comm.step()
+        return [*took, comm.auto_codec(x) is None]
+
+    assert run_ranks(2, rank) == [[False, False, True, True]] * 2
+
+
 # -- one order of sums for every size --------------------------------------------------------------------
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_size_invariant_sums_of_pieces_are_those_of_the_whole(size: int) -> None:

@@ -65,8 +65,20 @@ def summary(name: str, rows: list[Row]) -> str:
     )
 
 
+def codec_auto(rows: list[Row]) -> str:
+    """Per size: what it took, and its time over that without a codec, the median of the rounds."""
+    words = []
+    for (size,), pair in sorted(grouped(rows, ("size",)).items()):
+        times = {row["codec"]: row["seconds"] for row in pair}
+        ratio = statistics.median(auto / none for auto, none in zip(times["auto"], times["none"]))
+        took = next(row["took"] for row in pair if row["codec"] == "auto").partition("(")[0]
+        words.append(f"{size}: {took} {ratio:.3f}")
+    return f'{place(rows[0])}: codec="auto" over none: {", ".join(words)}'
+
+
 def report(path: Path, picture: Path) -> None:
-    rows = latest(path)
+    every = latest(path)
+    rows = [row for row in every if row["algorithm"] != "auto"]
     for some in grouped(rows, WHERE).values():
         print(f"\n{place(some[0])}\n{'size':>10} {'codec':7}{'auto takes':19}{'us':>11}{'+-':>5}{'error':>7}")
         for cell in grouped(some, CELL).values():
@@ -83,6 +95,8 @@ def report(path: Path, picture: Path) -> None:
         if some[0]["ranks"] >= 4:
             measured, predicted = crossover(some, "time_us"), crossover(some, "predicted_us")
             print(f"{place(some[0])}: double_tree beats ring below {measured}; predicted: {predicted}")
+    for some in grouped([r for r in every if r["algorithm"] == "auto"], WHERE).values():
+        print(codec_auto(some))
     draw(rows, picture)
 
 

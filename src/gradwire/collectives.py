@@ -34,6 +34,13 @@ CodecLike = Union[Codec, str, None]
 # What codec="auto" may take: no more than 1 % of error at any number of ranks.
 _AUTO_CODECS = ("bf16", "int8")
 _CLEARLY = 0.8
+_TYPICAL = (1 << 14, 1 << 18, 1 << 22)  # elements
+
+
+def pay(x: Any, residual: Any) -> None:
+    """Adds a residual to values that travel as they are."""
+    x += residual.reshape(x.shape)
+    residual[...] = 0
 
 
 class Collectives:
@@ -42,12 +49,13 @@ class Collectives:
     _native: NativeCommunicator
     _in_flight: InFlight
     _choices: dict[tuple[int, str], Codec | None]  # of codec="auto", until the next step
+    _never_codes: bool | None  # what codec="auto" comes to at any size; None: not known yet
     _fused: dict[Any, list[Fused]]  # idle buckets of all_reduce_many
 
     def _bind(self, native: NativeCommunicator) -> None:
         self._native = native
         self._in_flight = InFlight()
-        self._choices, self._fused = {}, {}
+        self._choices, self._fused, self._never_codes = {}, {}, None
         # The hot path is a few hundred nanoseconds: bound methods are looked up once.
         self._all_reduce = native.all_reduce
         self._quick_all_reduce = native.quick_all_reduce()
@@ -118,11 +126,15 @@ class Collectives:
         >>> gradwire.testing.run_ranks(2, rank)[0]
         array([ 1., 20.], dtype=float32)
         """
+        if codec is not None:
+            if codec != "auto":
+                codec = as_codec(codec)
+            elif (codec := self.auto_codec(x, op)) is None and residual is not None:
+                pay(x, residual)
+                residual = None
         if codec is None and residual is None and timeout is None and algorithm == "auto" and not async_op:
             self._quick_all_reduce(x, op)
             return x
-        if codec is not None:
-            codec = self.auto_codec(x, op) if codec == "auto" else as_codec(codec)
         limit = -1.0 if timeout is None else seconds(timeout)
         if async_op:
             work = self._all_reduce(x, op, codec, algorithm, residual, False, limit)
@@ -138,16 +150,24 @@ class Collectives:
         >>> gradwire.testing.run_ranks(2, lambda comm: comm.auto_codec(np.ones(8, np.float32)))
         [None, None]
         """
+        if self._never_codes is None:  # where no size gains, small calls need not even look at theirs
+            self._never_codes = all(self._fastest_codec(n, "float32") is None for n in _TYPICAL)
+        if self._never_codes:
+            return None
         count, dtype = shape = arrays.count_and_dtype(x)
         if "float" not in dtype or op not in ("sum", "avg"):
             return None
         if shape not in self._choices:
-            price = {c: self._cheapest(count, dtype, as_codec(c)) for c in (None, *_AUTO_CODECS)}
-            best = min(price, key=lambda c: price[c])
-            # Prices are the same on every rank, so the choice is. A codec must promise more than a prediction
-            # may be wrong by: without one nothing is lost, and nothing can be slower than without.
-            self._choices[shape] = as_codec(best) if price[best] < _CLEARLY * price[None] else None
+            self._choices[shape] = self._fastest_codec(count, dtype)
         return self._choices[shape]
+
+    def _fastest_codec(self, count: int, dtype: str) -> Codec | None:
+        """Prices are the same on every rank, so the choice is."""
+        price = {c: self._cheapest(count, dtype, as_codec(c)) for c in (None, *_AUTO_CODECS)}
+        best = min(price, key=lambda c: price[c])
+        # A codec must promise more than a prediction may be wrong by: without one nothing is lost, and
+        # nothing can be slower than without.
+        return as_codec(best) if price[best] < _CLEARLY * price[None] else None
 
     def _cheapest(self, count: int, dtype: str, codec: Codec | None) -> float:
         return min(c.seconds for c in self._native.candidates(count, dtype, codec) if c.valid)
