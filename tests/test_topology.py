@@ -4,6 +4,9 @@ by them."""
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +202,34 @@ def test_the_cache_is_filled_once_and_read_afterwards(
     assert run_ranks(2, rank) == first
     monkeypatch.delenv("GRADWIRE_TOPOLOGY")
     assert run_ranks(2, rank) != first
+
+
+# -- the command, and what init() makes of its file ------------------------------------------------------
+def test_the_probe_command_writes_a_file_that_init_reads(tmp_path: Path) -> None:
+    file = tmp_path / "topology.json"
+    words = ["probe", "--ranks", "2", "--links-only", "--no-progress", "-o", str(file)]
+    command = [sys.executable, "-m", "gradwire.bench", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "no link stands out" in done.stdout and str(file) in done.stdout
+    found = run_ranks(2, lambda comm: (comm.measured, comm.explain(1 << 20)), topology=str(file))
+    plain = run_ranks(2, lambda comm: (comm.measured, comm.explain(1 << 20)))
+    assert found[0] == found[1] and found[0][0] and not plain[0][0] and found[0][1] != plain[0][1]
+
+
+def test_probing_a_lab_names_its_slow_link(make_lab: Any, tmp_path: Path) -> None:
+    lab = make_lab(4, "500mbit")
+    lab.limit_link(1, 2, "50mbit")
+    words = [sys.executable, "-m", "gradwire.bench", "probe", "--links-only", "--no-progress", "--size", "4"]
+    words += ["--store", (tmp_path / "store").as_uri(), "-o", str(tmp_path / "topology.json")]
+    env = {**os.environ, "GRADWIRE_IFNAME": "eth0"}
+    ranks = [
+        lab.start(rank, [*words, "--rank", str(rank)], env=env, stdout=subprocess.PIPE) for rank in range(4)
+    ]
+    said = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * 4
+    assert "slow link: ranks 1 and 2 (" in said[0] and said[0].count("slow") == 1, said[0]
+    order = Topology.from_json((tmp_path / "topology.json").read_bytes()).order()
+    assert (1, 2) not in {(min(p), max(p)) for p in zip(order, [*order[1:], order[0]])}
 
 
 # -- choosing a codec ------------------------------------------------------------------------------------
