@@ -34,7 +34,7 @@ CodecLike = Union[Codec, str, None]
 # What codec="auto" may take: no more than 1 % of error at any number of ranks.
 _AUTO_CODECS = ("bf16", "int8")
 _CLEARLY = 0.8
-_TYPICAL = (1 << 14, 1 << 18, 1 << 22)  # elements
+_TYPICAL = tuple(1 << k for k in range(26, 9, -2))  # bytes
 
 
 def pay(x: Any, residual: Any) -> None:
@@ -49,13 +49,13 @@ class Collectives:
     _native: NativeCommunicator
     _in_flight: InFlight
     _choices: dict[tuple[int, str], Codec | None]  # of codec="auto", until the next step
-    _never_codes: bool | None  # what codec="auto" comes to at any size; None: not known yet
+    _codes_from: float | None  # bytes below which codec="auto" takes none; None: not known yet
     _fused: dict[Any, list[Fused]]  # idle buckets of all_reduce_many
 
     def _bind(self, native: NativeCommunicator) -> None:
         self._native = native
         self._in_flight = InFlight()
-        self._choices, self._fused, self._never_codes = {}, {}, None
+        self._choices, self._fused, self._codes_from = {}, {}, None
         # The hot path is a few hundred nanoseconds: bound methods are looked up once.
         self._all_reduce = native.all_reduce
         self._quick_all_reduce = native.quick_all_reduce()
@@ -150,9 +150,9 @@ class Collectives:
         >>> gradwire.testing.run_ranks(2, lambda comm: comm.auto_codec(np.ones(8, np.float32)))
         [None, None]
         """
-        if self._never_codes is None:  # where no size gains, small calls need not even look at theirs
-            self._never_codes = all(self._fastest_codec(n, "float32") is None for n in _TYPICAL)
-        if self._never_codes:
+        if self._codes_from is None:
+            self._codes_from = self._smallest_coded()
+        if getattr(x, "nbytes", self._codes_from) < self._codes_from:  # small calls notice every look
             return None
         count, dtype = shape = arrays.count_and_dtype(x)
         if "float" not in dtype or op not in ("sum", "avg"):
@@ -160,6 +160,15 @@ class Collectives:
         if shape not in self._choices:
             self._choices[shape] = self._fastest_codec(count, dtype)
         return self._choices[shape]
+
+    def _smallest_coded(self) -> float:
+        """Bytes of float32 from which on a codec is the fastest at every size; infinite if there are none."""
+        smallest = float("inf")
+        for nbytes in _TYPICAL:
+            if self._fastest_codec(nbytes // 4, "float32") is None:
+                break
+            smallest = nbytes
+        return smallest
 
     def _fastest_codec(self, count: int, dtype: str) -> Codec | None:
         """Prices are the same on every rank, so the choice is."""
