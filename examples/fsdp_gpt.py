@@ -32,7 +32,7 @@ def main() -> None:
     codecs = [None if c == "none" else c for c in (args.reduce_scatter, args.all_gather, args.all_reduce)]
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    gradwire.torch.init_process_group("gloo")
     torch.manual_seed(args.seed)
     model, text = ByteGPT(layers=args.layers), Text.of_stdlib()
     shape = (args.replicas, dist.get_world_size() // args.replicas)

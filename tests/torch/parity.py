@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 WIDTH, HIDDEN, ROWS = 64, 96, 8
 STEP = {"none": 0.0, "int8": 2**-7 + 2**-8, "int4": 2**-3 + 2**-8}
@@ -52,6 +53,12 @@ class Model(nn.Module):
         for block in self.blocks:
             x = x + torch.tanh(block(x))
         return self.norm(x)
+
+
+def sharded(model: Model, mesh: Any) -> Any:
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def draw(seed: int, dtype: str, *shape: int) -> torch.Tensor:

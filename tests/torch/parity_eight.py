@@ -1,4 +1,4 @@
-"""The parity matrix on eight ranks: tensor x pipeline x data parallelism, 2 of each."""
+"""The parity matrix on eight ranks: HSDP, and tensor x pipeline x data parallelism, 2 of each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from parity import (
     WIDTH,
     Ball,
     Linears,
+    Model,
+    assert_averages,
     assert_bitwise,
     assert_within,
     average_is_off_by,
+    backward,
     codec_of,
     draw,
+    sharded,
 )
 from scene import Scene
 from torch import nn
@@ -27,9 +31,26 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwire
-from gradwire.torch import ColumnParallelLinear, RowParallelLinear
+from gradwire.torch import ColumnParallelLinear, RowParallelLinear, fsdp
 
 AXES, MICROBATCHES = ("pp", "dp", "tp"), 2
+
+
+def row_hsdp(scene: Scene, codec: str, dtype: str) -> None:
+    """4 replicas of 2 shards: a coded reduce_scatter, then a coded all_reduce of its result."""
+    mesh = init_device_mesh("cpu", (4, 2), mesh_dim_names=("replicate", "shard"))
+    model, plain = sharded(Model(dtype), mesh), sharded(Model(dtype), mesh)
+    chosen = codec_of(codec)
+    with fsdp.apply(model, reduce_scatter=chosen, all_reduce=chosen, min_numel=0):
+        for m in (model, plain):
+            backward(m, scene.rank, dtype)
+        assert_averages(model, plain, codec, dtype, levels=2)
+        for name, p in model.named_parameters():
+            local: Any = p.grad
+            everyone = local.to_local().double().clone()
+            dist.all_reduce(everyone, group=mesh.get_group("replicate"))
+            assert_bitwise(everyone, 4 * local.to_local().double(), f"{name}: replicas")
+        dist.barrier()  # nobody closes what another still needs
 
 
 class Reduce(torch.autograd.Function):

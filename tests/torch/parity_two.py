@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from checks_pipeline import assert_equal, in_a_pipeline
 from parity import (
     ROUNDING,
@@ -19,6 +20,7 @@ from parity import (
     backward,
     codec_of,
     draw,
+    sharded,
 )
 from scene import Scene
 from torch.distributed.device_mesh import init_device_mesh
@@ -32,6 +34,7 @@ from gradwire.torch import (
     CompressedColwiseParallel,
     CompressedRowwiseParallel,
     RowParallelLinear,
+    fsdp,
 )
 
 EVERYTHING: dict[str, Any] = {"min_numel": 1, "dense_1d": False}  # is coded, biases and norms too
@@ -66,6 +69,16 @@ def row_bucketer(scene: Scene, codec: str, dtype: str) -> None:
 
 def step(model: torch.nn.Module) -> None:
     torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def row_fsdp2(scene: Scene, codec: str, dtype: str) -> None:
+    mesh = init_device_mesh("cpu", (scene.size,))
+    model, plain = sharded(Model(dtype), mesh), sharded(Model(dtype), mesh)
+    with fsdp.apply(model, reduce_scatter=codec_of(codec), min_numel=0):
+        for m in (model, plain):
+            backward(m, scene.rank, dtype)
+        assert_averages(model, plain, codec, dtype)
+        dist.barrier()  # nobody closes what another still needs
 
 
 # -- tensor parallelism ------------------------------------------------------------------------------
