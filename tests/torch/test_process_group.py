@@ -66,19 +66,34 @@ assert x[0] == 2
 """
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_programs_end_cleanly(end: str, tmp_path: Path) -> None:
+def run_program(end: str, store: Path) -> list[tuple[int, str]]:
+    """(exit code, what it said) of both ranks."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
-    command = [sys.executable, "-c", PROGRAM + ENDS[end]]
-    store = str(tmp_path / "store")
-    ranks_ = [
-        subprocess.Popen([*command, str(r), store], env=env, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", PROGRAM + end]
+    processes = [
+        subprocess.Popen([*command, str(r), str(store)], env=env, stderr=subprocess.PIPE, text=True)
         for r in range(2)
     ]
-    for process in ranks_:
+    ended = []
+    for process in processes:
         try:
             _, said = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert process.returncode == 0, f"{process.returncode}: {said}"
+        ended.append((process.returncode, said))
+    return ended
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_programs_end_cleanly(end: str, tmp_path: Path) -> None:
+    for code, said in run_program(ENDS[end], tmp_path / "store"):
+        assert code == 0, f"{code}: {said}"
         assert not any(word in said for word in ("Traceback", "terminate", "Fatal")), said
+
+
+def test_a_killed_runs_keys_in_the_store_do_no_harm(tmp_path: Path) -> None:
+    """torchrun's store survives a restart of the workers."""
+    killed = run_program("import os; os.kill(os.getpid(), 9)", tmp_path / "store")
+    assert [code for code, _ in killed] == [-9, -9], killed
+    again = run_program("stop()", tmp_path / "store")
+    assert [code for code, _ in again] == [0, 0], again

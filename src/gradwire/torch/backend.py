@@ -64,6 +64,8 @@ def _create(given: Any, options: Any) -> ProcessGroup:
         comm.broadcast(nonce)
         under = private.prefixed(store, f"gloo/{nonce.tobytes().hex()}/")
         group = ProcessGroup(comm, dist.ProcessGroupGloo(under, rank, size, timeout=given.timeout), options)
+        # Until everybody is connected nobody may go: Gloo fails where a peer leaves while it connects.
+        comm.barrier()
     except BaseException:
         comm.close()
         raise
