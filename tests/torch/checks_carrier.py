@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,18 @@ def check_bad_calls_are_refused(scene: Scene) -> None:
     carrier.close()
 
 
+def check_the_groups_errors_are_ours_too(scene: Scene) -> None:
+    if scene.size == 1:
+        return
+    late = dist.new_group(timeout=timedelta(seconds=1))
+    if scene.rank == 0:
+        carrier = Carrier(late)
+        error = raises(gradwire.GradwireError, carrier.all_reduce, torch.ones(3000), codec="int8")
+        assert isinstance(error, RuntimeError) and "carrying group" in str(error), repr(error)
+        carrier.close()
+    dist.barrier()
+
+
 # -- in training ---------------------------------------------------------------------------------------------
 def check_ddp_over_a_carrier(scene: Scene) -> None:
     base = MLP()
@@ -268,3 +281,21 @@ def check_fully_shard_over_a_carrier(scene: Scene) -> None:
         handle.close()
     for a, b in zip(*ends):
         assert float((a - b).norm()) <= 1e-2 * float(a.norm()), float((a - b).norm())
+
+
+def check_training_without_ddp_over_a_carrier(scene: Scene) -> None:
+    ends = []
+    for options in ({}, {"carrier": group()}):
+        torch.manual_seed(4)
+        model = MLP()
+        handle = gradwire.torch.GradientBucketer(
+            model.named_parameters(), codec="int8", min_numel=64, algorithm="direct", **options
+        )
+        for step in range(3):
+            model.zero_grad()
+            model(scene.batch(step)).square().mean().backward()
+            handle.wait()
+        ends.append(grads(model))
+        handle.close()
+    if scene.size == 2:
+        assert_same(*ends)

@@ -20,9 +20,10 @@ import torch.distributed as dist
 from gradwire.codecs import Codec, as_codec
 from gradwire.communicator import Communicator
 from gradwire.config import Duration, seconds
-from gradwire.errors import ArgumentError, Closed, Timeout
+from gradwire.errors import ArgumentError, Closed, GradwireError, Timeout
 
 from . import private
+from .pg_work import as_torch_raises
 from .reaper import Reaper
 from .two_shot import How, TwoShot, wait_for
 
@@ -47,6 +48,11 @@ class CarriedWork:
         """By whoever has the turn."""
         try:
             self._action()
+        except GradwireError as error:
+            self._error = error
+        except RuntimeError as error:  # the group's; some of its backends know no other type
+            self._error = as_torch_raises(GradwireError(f"the carrying group failed: {error}"))
+            self._error.__cause__ = error
         except Exception as error:
             self._error = error
         self._over.set()
@@ -86,10 +92,10 @@ class Carrier(Communicator):
 
     group: None is the default one. While operations are under way nothing else may issue collectives on it:
     ranks must agree on their order, and a carrier issues from a thread of its own
-    (`torch.distributed.new_group()` makes one for it alone). Deadlines and errors are those of the group's
-    backend. Arrays are contiguous CPU tensors or NumPy arrays, as for a Communicator; algorithm may be
-    "auto" or "direct". What needs an engine of our own (probe, split, reconfigure, explain, candidates)
-    raises ArgumentError.
+    (`torch.distributed.new_group()` makes one for it alone). Deadlines are those of the group; its errors
+    come as GradwireError, which is also a DistBackendError. Arrays are contiguous CPU tensors or NumPy
+    arrays, as for a Communicator; algorithm may be "auto" or "direct". What needs an engine of our own
+    (probe, split, reconfigure, explain, candidates) raises ArgumentError.
 
     >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="mpi"))  # doctest: +SKIP
     >>> comm = gradwire.torch.Carrier(mesh["tp"].get_group())  # doctest: +SKIP

@@ -343,6 +343,8 @@ class ProcessGroup(private.ProcessGroupBase):  # type: ignore[misc]
 
 
 def _one(tensors: Sequence[Any]) -> Any:
+    if isinstance(tensors, Tensor):
+        return tensors
     if len(tensors) != 1:
         raise refused(f"a rank has one device, so one tensor is expected, got {len(tensors)}")
     return tensors[0]
