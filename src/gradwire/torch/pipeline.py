@@ -9,7 +9,8 @@ sisters), carries them out through the stage's process group, waits, and calls `
 `backward_one_chunk`. The link lies exactly there: a send gets its tensor's frame in the tensor's place
 (csrc/codec/WIRE_FORMAT.md), a receive gets room for one, and the chunk's computation begins with decoding.
 So every schedule works (GPipe, 1F1B, interleaved, zero bubble), over any backend of the group. Stages of one
-rank hand tensors over as they are.
+rank hand tensors over as they are. (With DDP inside a stage torch 2.13 itself needs more microbatches than
+stages: its first step averages twice, and regroups in between.)
 
 There is no error feedback: activations differ from batch to batch, and what one lost is of no use to the
 next. Each link adds one encode's error (csrc/codec), forward and backward.
