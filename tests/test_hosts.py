@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,21 @@ def test_an_idle_communicator_uses_hardly_any_cpu(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert max(pool.map(rank, range(2))) < 0.05  # of a second
+
+
+def test_segments_over_sockets_are_twice_as_large_as_in_shared_memory(tmp_path: Path) -> None:
+    def segments(transport: str, r: int) -> int:
+        store = f"file://{tmp_path}/{transport}"
+        with gradwire.init(rank=r, size=2, store=store, transport=transport) as comm:
+            comm.trace_start()
+            comm.all_reduce(np.ones(1 << 18, np.float32), algorithm="ring")  # two chunks of 512 KiB
+            return 1 + max(event.segment for event in comm.trace_stop())
+
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = {way: set(pool.map(partial(segments, way), range(2))) for way in ("shm", "tcp")}
+    assert counts == {"shm": {8}, "tcp": {4}}
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.5, 4000.0])

@@ -61,8 +61,10 @@ void Config::check() const {
   require(std::has_single_bit(channel_bytes) && channel_bytes >= (size_t{64} << 10) &&
               channel_bytes <= (size_t{1} << 30),
           "GRADWIRE_CHANNEL_BYTES", "a power of two from 64 KiB to 1 GiB", std::to_string(channel_bytes));
-  require(segment_bytes >= 4096 && segment_bytes <= channel_bytes / 4, "GRADWIRE_SEGMENT_BYTES",
-          "4096 to a quarter of GRADWIRE_CHANNEL_BYTES", std::to_string(segment_bytes));
+  require(segment_bytes == 0 || (segment_bytes >= 4096 && segment_bytes <= channel_bytes / 4),
+          "GRADWIRE_SEGMENT_BYTES",
+          "4096 to a quarter of GRADWIRE_CHANNEL_BYTES, or 0 for what the path asks for",
+          std::to_string(segment_bytes));
   require(heartbeat_s == 0 || (heartbeat_s >= 1 && heartbeat_s <= 3600), "GRADWIRE_HEARTBEAT_S",
           "1 to 3600 seconds, or 0 for none", std::to_string(heartbeat_s));
   require(spin_us >= 0 && spin_us <= 1e6, "GRADWIRE_SPIN_US", "0 to 1e6", std::to_string(spin_us));

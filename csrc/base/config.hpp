@@ -16,7 +16,7 @@ struct Config {
   // GRADWIRE_SOCKETS (default 0): TCP sockets per peer and lane; 0 = as many as the path's round trip asks for.
   int sockets = 0;
   // GRADWIRE_CONGESTION (auto | system | a name, default auto): TCP congestion control of data sockets; auto = the
-  // system's, but not BBR where the round trip is below 1 ms. See transport/tuning.hpp.
+  // system's, but reno where the round trip is below 1 ms. See transport/tuning.hpp.
   std::string congestion = "auto";
   // GRADWIRE_HEARTBEAT_S (default 30; 0: off): a host that answers nothing for so long is lost, however long its
   // operation may take. See comm/FAULTS.md.
@@ -24,9 +24,9 @@ struct Config {
   // GRADWIRE_CHANNEL_BYTES (default 512 KiB, a power of two): buffer of one direction of one channel. Two of them, mine
   // and the peer's, must leave room for the array in a 2 MiB cache: 1 MiB costs 5-10 % from 1 to 4 MiB (2 cores, 2026-11).
   size_t channel_bytes = size_t{512} << 10;
-  // GRADWIRE_SEGMENT_BYTES (default 64 KiB, at most channel_bytes / 4; more than an eighth is not used): pipelining unit
-  // of uncoded data.
-  size_t segment_bytes = size_t{64} << 10;
+  // GRADWIRE_SEGMENT_BYTES (default 0: an eighth of channel_bytes, or a quarter where no two ranks share a host; at most
+  // a quarter): pipelining unit of uncoded data. See csrc/README.md, "Segments follow the path".
+  size_t segment_bytes = 0;
   // GRADWIRE_SPIN_US (default 50; 0 when ranks on this machine outnumber cores): spin before yielding.
   double spin_us = 50;
   // GRADWIRE_IFNAME (default: the interface that reaches the store; with a file:// store every interface, of which a

@@ -15,6 +15,17 @@ std::vector<uint8_t> peers_in_memory(const Transport& t) {
   return shared;
 }
 
+// What a plan must know of the paths, the same on every rank. Where no two ranks can share memory all channels are
+// streams, which hold twice as much (transport/tcp.cpp) and want larger segments: fewer system calls and wake-ups.
+PlanSettings settings_for(const Transport& t, const Config& config) {
+  bool streams = t.size() > 1;
+  for (int p = 0; p < t.size(); ++p) streams = streams && t.host_number(p) == p;
+  const size_t channel_bytes = config.channel_bytes * (streams ? 2 : 1);
+  const size_t segment_bytes = config.segment_bytes ? config.segment_bytes : channel_bytes / 8;
+  return {
+      .segment_bytes = segment_bytes, .channel_bytes = channel_bytes, .shares_memory = peers_in_memory(t)};
+}
+
 Topology found(const Transport& t) {
   Topology topology;
   for (int p = 0; p < t.size(); ++p) topology.host.push_back(t.host_number(p));
@@ -42,7 +53,7 @@ Communicator::Communicator(std::unique_ptr<Transport> transport, uint32_t epoch,
       epoch_(epoch),
       config_(config),
       costs_(default_costs(*transport)),
-      shares_memory_(peers_in_memory(*transport)),
+      settings_(settings_for(*transport, config)),
       topology_(found(*transport)),
       topology_hash_(topology_.hash()),
       engine_(std::move(transport), epoch, config) {}
@@ -172,7 +183,7 @@ Choice Communicator::choose(Collective collective, size_t count, DType dtype, co
   Question q{.collective = collective,
              .size = size_,
              .raw_bytes = raw,
-             .segment_bytes = config_.segment_bytes,
+             .segment_bytes = settings_.segment_bytes,
              .link = costs_.slowest(),
              .topology = topology_,
              .links = costs_.links,
@@ -235,11 +246,9 @@ std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::str
           "\" gives bits that depend on the size, which deterministic=\"size-invariant\" rules out: take "
           "\"one_shot\" or \"auto\", or without a lossy codec \"direct\"");
   }
-  auto plan = make_plan(operation, schedule, id, epoch_,
-                        {.segment_bytes = config_.segment_bytes,
-                         .channel_bytes = config_.channel_bytes,
-                         .topology = id ? topology_hash_ : 0,
-                         .shares_memory = shares_memory_});
+  PlanSettings settings = settings_;
+  settings.topology = id ? topology_hash_ : 0;
+  auto plan = make_plan(operation, schedule, id, epoch_, settings);
   last_.reset();  // borrows a key
   if (plans_.size() >= kMostPlans) plans_.clear();
   // The key must not borrow the caller's string: point it at the registry's copy.

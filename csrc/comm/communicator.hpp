@@ -68,7 +68,7 @@ class Communicator {
   const uint32_t epoch_;
   const Config config_;
   Costs costs_;
-  const std::vector<uint8_t> shares_memory_;  // by peer
+  const PlanSettings settings_;  // but for the topology's hash
   Topology topology_;
   uint32_t topology_hash_ = 0;
   Engine engine_;

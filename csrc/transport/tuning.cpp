@@ -56,8 +56,8 @@ std::string congestion_control(int socket) {
 void choose_congestion_control(int socket, const std::string& wanted) {
   if (wanted == "system") return;
   if (wanted == "auto") {
-    const bool paces = congestion_control(socket).starts_with("bbr");
-    if (paces && round_trip_s(socket) < kShortPath_s && !set_congestion_control(socket, "cubic"))
+    const std::string usual = congestion_control(socket);
+    if ((usual.starts_with("bbr") || usual == "cubic") && round_trip_s(socket) < kShortPath_s)
       set_congestion_control(socket, "reno");  // always allowed; if not, the system's works as well
     return;
   }

@@ -15,10 +15,12 @@ double round_trip_s(int socket);
 int sockets_for(double round_trip_s);
 
 // Sets the congestion control of a connected socket: "auto", "system" (leaves it alone), or a name. "auto" replaces
-// BBR by cubic, or else reno, where the round trip is below 1 ms: BBR paces by timers that then cost more than the
-// sending itself, and messages that stop and go mislead its estimate of the bandwidth. Measured between two namespaces
-// without a limit, ring all-reduce of 25 MiB: BBR 23 to 40 ms, now and then 180; reno 11 (iperf3 both ways: 22 and 56
-// Gbit/s). On a 1 Gbit/s link the two are equal.
+// BBR and cubic by reno where the round trip is below 1 ms. BBR paces by timers that then cost more than the sending
+// itself, and messages that stop and go mislead its estimate of the bandwidth. Cubic grows by the clock, reno by round
+// trips: after one packet out of order (a thread that changes cores is enough) cubic's window stays small for hundreds
+// of them. Measured between two namespaces without a limit, 2 cores, ring all-reduce of 25 MiB: BBR 23 to 40 ms, now
+// and then 180; cubic 11 to 22; reno 10 to 11 (iperf3 both ways, BBR and reno: 22 and 56 Gbit/s). On a 1 Gbit/s link
+// the three are equal.
 // Throws Error(rendezvous) if a name was given and the kernel does not allow it.
 void choose_congestion_control(int socket, const std::string& wanted);
 std::string congestion_control(int socket);  // in use
