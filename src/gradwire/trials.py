@@ -30,6 +30,8 @@ CODECS = (None, "bf16", "int8", "int4")
 _ROUNDS = 9
 _WORTH_S, _MOST_CALLS = 3e-3, 10  # of a round
 _LONG_S = 20e-3
+# Before calls so much smaller than the last: routers' queues drain, and token buckets fill again.
+_MUCH_SMALLER, _REST_S = 16, 50e-3
 _TOO_LONG_S = 0.15  # one call; larger arrays are extrapolated by the model
 _HOPELESS, _HOPELESS_FROM_S = 3.0, 5e-3  # times the best algorithm, where that takes a while
 # As `gradwire bench` does: below this size calls back to back, which may overlap.
@@ -135,7 +137,7 @@ class Clock:
         self._comm = comm
         self._source = np.random.default_rng(comm.rank).standard_normal(most_bytes // 4).astype(np.float32)
         self._array = self._source.copy()
-        self.calls = 0  # made by the latest measurement
+        self._latest_bytes = 0
 
     def seconds(self, nbytes: int, codec: Codec | None, algorithm: str, expected: float) -> float:
         """Of a call: the slowest rank of each repetition, the median repetition. expected: how long it may
@@ -146,7 +148,9 @@ class Clock:
         repetitions = 1 + int(min(_MOST_CALLS, _WORTH_S / (expected * batch)))
         warm_up = 1 if expected < _LONG_S else 0
         times = np.zeros(repetitions)
-        self.calls = (warm_up + repetitions) * batch
+        if nbytes < self._latest_bytes // _MUCH_SMALLER:
+            time.sleep(_REST_S)
+        self._latest_bytes = nbytes
         for repetition in range(-warm_up, repetitions):
             array[:] = source
             comm.barrier()
