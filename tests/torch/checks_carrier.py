@@ -78,6 +78,7 @@ def check_all_reduce_and_its_residual_have_the_engines_bits(scene: Scene) -> Non
                         engine.all_reduce(a, op, codec, "direct", x)
                         carrier.all_reduce(b, op, codec, residual=y)
                         same(a, b, (codec, count, dtype, op, residual))
+                        carrier._coded.piece = 5000 if residual else 1 << 19  # in several pieces or in one
                     same(lost, owed, ("residual", codec, count, dtype, op))
     carrier.close()
     engine.close()

@@ -34,9 +34,21 @@ class How(NamedTuple):
     limit: float | None
 
 
+class _Under(NamedTuple):
+    """A collective under way: what it fills with one payload per rank, of which sizes, for which chunks."""
+
+    work: Any
+    bytes: Tensor
+    sizes: Sequence[int]
+    cuts: Cuts
+
+
 class TwoShot:
     """Coded collectives of one group, one at a time. x, out: flat float tensors. owed: the residual, float32,
     as many elements as x."""
+
+    # Elements of a chunk that are under way at a time, at most; half a millisecond or so of coding.
+    piece = 1 << 19
 
     def __init__(self, group: Any, rank: int, size: int) -> None:
         self.group, self.rank, self.size = group, rank, size
@@ -44,19 +56,28 @@ class TwoShot:
         self._rooms: dict[str, Tensor] = {}
 
     def all_reduce(self, x: Tensor, op: str, how: How, owed: Tensor | None) -> None:
-        if self.size == 1:  # nothing is coded; what an earlier, larger world left in the residual is paid out
-            if owed is not None:
+        if self.size == 1:
+            if owed is not None:  # what an earlier, larger world left is paid out
                 x.copy_(x.to(torch.float32) + owed)
                 owed.zero_()
             return
-        cuts = self._cuts(x, how.codec)
-        total = self._summed(x, op, how, owed, cuts)
-        lost = None if owed is None else owed[slice(*cuts[self.rank])]
-        if lost is not None:
-            lost.fill_(-0.0)  # is added before encoding; of all numbers only this one leaves -0 as it is
-        self._spread(total, x, how, lost, cuts)
-        if lost is not None and op == "avg":
-            lost.mul_(self.size)  # in units of one rank's share
+        # Piece by piece: one is on its way while another is coded. All ranks issue them in this order.
+        pieces = self._pieces(x, how.codec)
+        asked, told = [], []
+        for j in range(len(pieces) + 2):
+            if j < len(pieces):
+                asked.append(self._ask(x, how, owed, pieces[j], j % 3))
+            if 0 < j <= len(pieces):
+                total = self._fold(asked[j - 1], x, op, how, owed)
+                begin, end = pieces[j - 1][self.rank]
+                lost = None if owed is None else owed[begin:end]
+                if lost is not None:
+                    lost.fill_(-0.0)  # added before encoding: the one number that leaves -0 as it is
+                told.append(self._tell(total, how, lost, pieces[j - 1], (j - 1) % 3))
+                if lost is not None and op == "avg":
+                    lost.mul_(self.size)  # in units of one rank's share
+            if j > 1:
+                self._take(told[j - 2], x, how)
 
     def reduce_scatter(
         self,
@@ -67,12 +88,12 @@ class TwoShot:
         owed: Tensor | None,
     ) -> None:
         cuts = self._shares(x.numel() // self.size)
-        out.copy_(self._summed(x, op, how, owed, cuts))
+        out.copy_(self._fold(self._ask(x, how, owed, cuts, 0), x, op, how, owed))
         if owed is not None:
             owed[slice(*cuts[self.rank])].zero_()  # paid, and nothing lost
 
     def all_gather(self, x: Tensor, out: Tensor, how: How) -> None:
-        self._spread(x, out, how, None, self._shares(x.numel()))
+        self._take(self._tell(x, how, None, self._shares(x.numel()), 0), out, how)
 
     def broadcast(self, x: Tensor, root: int, how: How) -> None:
         size = how.codec.encoded_bytes(x.numel())
@@ -91,33 +112,37 @@ class TwoShot:
         return sum(r.numel() for r in self._rooms.values())
 
     # -- steps -----------------------------------------------------------------------------------------------
-    def _cuts(self, x: Tensor, codec: Codec) -> Cuts:
-        """Chunk r is rank r's; whole blocks and cache lines, as the engine cuts them."""
+    def _pieces(self, x: Tensor, codec: Codec) -> list[Cuts]:
+        """The j-th part of every rank's chunk; chunk r is rank r's. Cut at whole blocks and cache lines, as
+        the engine cuts chunks."""
         line = max(codec.block, 64 // x.element_size())
-        count, n = x.numel(), self.size
-        each = math.ceil(math.ceil(count / n) / line) * line
-        return [(min(count, r * each), min(count, (r + 1) * each)) for r in range(n)]
+        each = math.ceil(math.ceil(x.numel() / self.size) / line) * line
+        part = max(1, self.piece // line) * line
+        ends = [(r * each, min(x.numel(), (r + 1) * each)) for r in range(self.size)]
+        return [
+            [(at + j, min(at + j + part, end)) if at + j < end else (end, end) for at, end in ends]
+            for j in range(0, max(each, 1), part)
+        ]
 
-    def _summed(
-        self,
-        x: Tensor,
-        op: str,
-        how: How,
-        owed: Tensor | None,
-        cuts: Cuts,
-    ) -> Tensor:
-        """Everybody's values of this rank's chunk: float32, valid until the next call."""
-        parts, sizes = self._encoded(x, how, owed, cuts)
+    def _ask(self, x: Tensor, how: How, owed: Tensor | None, cuts: Cuts, turn: int) -> _Under:
+        """Sends every rank its chunk of this rank's values."""
+        parts, sizes = self._encoded(x, how, owed, cuts, turn)
         begin, end = cuts[self.rank]
         bound = how.codec.encoded_bytes(end - begin)
         come = [0 if r == self.rank else bound for r in range(self.size)]
         if not how.codec.fixed_size:
             come = self._sizes(sizes, bound, how)
-        got = self._room("receive", sum(come))
-        wait_for(dist.all_to_all_single(got, parts, come, sizes, group=self.group, async_op=True), how.limit)
+        got = self._room(f"receive{turn}", sum(come))
+        work = dist.all_to_all_single(got, parts, come, sizes, group=self.group, async_op=True)
         self.sent += sum(sizes)
+        return _Under(work, got, come, cuts)
+
+    def _fold(self, asked: _Under, x: Tensor, op: str, how: How, owed: Tensor | None) -> Tensor:
+        """Everybody's values of this rank's chunk: float32, valid until the next call."""
+        wait_for(asked.work, how.limit)
+        begin, end = asked.cuts[self.rank]
         total = self._room("sum", 4 * (end - begin)).view(torch.float32)
-        for r, payload in enumerate(torch.split(got, come)):
+        for r, payload in enumerate(torch.split(asked.bytes, list(asked.sizes))):
             if r == self.rank:
                 own = x[begin:end].to(torch.float32)
                 own = own if owed is None else own + owed[begin:end]
@@ -126,9 +151,11 @@ class TwoShot:
                 self._decode(payload, how, total, begin, add=r > 0)
         return total if op != "avg" else total.mul_(1.0 / self.size)
 
-    def _encoded(self, x: Tensor, how: How, owed: Tensor | None, cuts: Cuts) -> tuple[Tensor, list[int]]:
+    def _encoded(
+        self, x: Tensor, how: How, owed: Tensor | None, cuts: Cuts, turn: int
+    ) -> tuple[Tensor, list[int]]:
         """(the other ranks' chunks, one payload after the other; bytes of each)."""
-        room = self._room("send", sum(how.codec.encoded_bytes(end - begin) for begin, end in cuts))
+        room = self._room(f"send{turn}", sum(how.codec.encoded_bytes(end - begin) for begin, end in cuts))
         sizes, at = [], 0
         for r, (begin, end) in enumerate(cuts):
             written = 0
@@ -148,18 +175,11 @@ class TwoShot:
         come[self.rank] = 0
         return _believed(come.tolist(), [bound] * self.size, range(self.size))
 
-    def _spread(
-        self,
-        value: Tensor,
-        out: Tensor,
-        how: How,
-        lost: Tensor | None,
-        cuts: Cuts,
-    ) -> None:
-        """Fills `out` with every rank's chunk, each encoded once by its owner, who has `value`."""
+    def _tell(self, value: Tensor, how: How, lost: Tensor | None, cuts: Cuts, turn: int) -> _Under:
+        """Sends everybody this rank's finished chunk, encoded once."""
         bounds = [how.codec.encoded_bytes(end - begin) for begin, end in cuts]
         begin, end = cuts[self.rank]
-        mine, size = self._room("mine", max(bounds)), 0
+        mine, size = self._room(f"mine{turn}", max(bounds)), 0
         if end > begin:
             size = _native.quantize(
                 value, how.codec, mine[: bounds[self.rank]], how.seq, 1, lost, begin, self.rank
@@ -171,12 +191,17 @@ class TwoShot:
             wait_for(private.all_gather_single(come, told, group=self.group, async_op=True), how.limit)
             sizes = _believed(come.tolist(), bounds, range(self.size))
             pad = max(sizes)
-        every = self._room("every", self.size * pad)
+        every = self._room(f"every{turn}", self.size * pad)
         work = private.all_gather_single(every, mine[:pad], group=self.group, async_op=True)
-        wait_for(work, how.limit)
         self.sent += pad * (self.size - 1)
-        for r, (begin, end) in enumerate(cuts):
-            self._decode(every[r * pad : r * pad + sizes[r]], how, out[begin:end], begin)
+        return _Under(work, every, sizes, cuts)
+
+    def _take(self, told: _Under, out: Tensor, how: How) -> None:
+        """Every rank's chunk; the owner, too, takes what its own bytes decode to."""
+        wait_for(told.work, how.limit)
+        pad = told.bytes.numel() // self.size
+        for r, (begin, end) in enumerate(told.cuts):
+            self._decode(told.bytes[r * pad : r * pad + told.sizes[r]], how, out[begin:end], begin)
 
     @staticmethod
     def _decode(payload: Tensor, how: How, out: Tensor, first: int, *, add: bool = False) -> None:
