@@ -119,6 +119,7 @@ def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, A
         if args.slow_link or args.slow_host:
             row["link"] |= {"slow_link": args.slow_link, "slow_host": args.slow_host}
         row["command"] = " ".join(["python", *sys.argv])
+        row["run"].pop("command")  # of one rank, with paths that are gone
     return rows
 
 

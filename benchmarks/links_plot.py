@@ -21,7 +21,7 @@ def size_of(row: dict[str, Any]) -> str:
 
 def place_of(row: dict[str, Any]) -> str:
     rate = {"off": "no limit", "lo": "loopback"}.get(row["link"]["rate"], row["link"]["rate"])
-    return f"{row['run']['ranks']} hosts, {rate}\n{size_of(row)}"
+    return f"{row['run']['ranks']} hosts\n{rate}\n{size_of(row)}"
 
 
 def bars(axis: Any, rows: list[dict[str, Any]], key: str, line: float) -> None:
@@ -36,7 +36,7 @@ def bars(axis: Any, rows: list[dict[str, Any]], key: str, line: float) -> None:
         axis.bar(at, [r[key] for r in mine], width, color=color, label=name)
     axis.axhline(line, color="black", linewidth=0.8, linestyle=":")
     axis.set_xticks(range(len(places)), places, fontsize=7)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="lower left")
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 
     rows = [json.loads(line) for line in (RESULTS / "links.jsonl").read_text().splitlines()]
     limited = [r for r in rows if r["link"]["rate"].endswith("bit") and r["size"] >= MIB]
-    chosen = [r for r in rows if r.get("asked") == "auto"]
+    chosen = [r for r in rows if r["library"] == "gradwire" and r["asked"] == "auto"]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 7.5), constrained_layout=True)
     bars(top, limited, "share", 1)
     top.set_title("bytes on the wire over iperf3's on the same link, ring (1 = line rate)", fontsize=9)
