@@ -52,3 +52,13 @@ def test_next_batch(check: str) -> None:
 @pytest.mark.parametrize("check", ranks.names("checks_local_sgd"))
 def test_local_sgd(check: str) -> None:
     ranks.assert_ok(answers("checks_local_sgd", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_amp"))
+def test_amp(check: str) -> None:
+    ranks.assert_ok(answers("checks_amp", 2)[check])
+
+
+@pytest.mark.parametrize("check", ranks.names("checks_cycles"))
+def test_cycles(check: str) -> None:
+    ranks.assert_ok(answers("checks_cycles", 2)[check])
