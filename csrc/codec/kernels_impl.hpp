@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "codec/half_sums.hpp"
 #include "codec/isa.hpp"
 #include "codec/simd.hpp"
 
@@ -114,8 +115,10 @@ void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<t
   const auto* b = elements<E>(srcs[1], at);
   const auto* c = elements<E>(srcs[N > 2 ? 2 : 0], at);
   const auto* d = elements<E>(srcs[N > 3 ? 3 : 0], at);
+  size_t done = 0;
+  if constexpr (sizeof(typename E::T) == 2) done = sum_halves<N, Copy>(srcs, factor, out, also, count);
   GW_IVDEP
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = done; i < count; ++i) {
     auto v = E::widen(a[i].value) + E::widen(b[i].value);
     if constexpr (N > 2) v += E::widen(c[i].value);
     if constexpr (N > 3) v += E::widen(d[i].value);
