@@ -9,6 +9,7 @@ from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from .backend import ProcessGroupOptions
 from .bucketer import GradientBucketer
 from .carrier import Carrier
+from .dcp import Stateful
 from .ddp import attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
 from .error_probe import error_probe
@@ -41,6 +42,7 @@ __all__ = [
     "MeshPolicy",
     "ProcessGroupOptions",
     "RowParallelLinear",
+    "Stateful",
     "Stats",
     "VocabParallelEmbedding",
     "all_reduce_hook",
