@@ -16,6 +16,7 @@ from .error_probe import error_probe
 from .groups import communicator
 from .handle import Handle
 from .hook import HookState, all_reduce_hook
+from .incremental import BrokenCheckpoint, IncrementalWriter, load_incremental
 from .local_sgd import DiLoCo, LocalSGD
 from .mesh_policy import Axis, MeshPolicy
 from .start import init_process_group
@@ -30,6 +31,7 @@ from .tensor_parallel import (
 
 __all__ = [
     "Axis",
+    "BrokenCheckpoint",
     "Carrier",
     "ColumnParallelLinear",
     "CompressedColwiseParallel",
@@ -38,6 +40,7 @@ __all__ = [
     "GradientBucketer",
     "Handle",
     "HookState",
+    "IncrementalWriter",
     "LocalSGD",
     "MeshPolicy",
     "ProcessGroupOptions",
@@ -51,6 +54,7 @@ __all__ = [
     "error_probe",
     "fsdp",
     "init_process_group",
+    "load_incremental",
     "pipeline",
     "sync_sequence_parallel_gradients",
     "vocab_parallel_cross_entropy",
