@@ -1,7 +1,7 @@
 """Builds gradwire._native with CMake, and the CUDA plug-in if nvcc is found; all else is in pyproject.toml.
 
 GRADWIRE_CUDA: "auto" (the default), "on" (an error without nvcc) or "off" (the default of editable installs,
-as all architectures take a minute). GRADWIRE_CUDA_ARCHS: as CMake spells them, such as "90" or
+as all architectures take a while). GRADWIRE_CUDA_ARCHS: as CMake spells them, such as "90" or
 "80-real;90-virtual"; all if not set.
 """
 

@@ -71,7 +71,7 @@ Plugin load() {
         why.find("No such file") == why.npos ? "the CUDA plug-in does not load: " + why
         : p.status.simulated
             ? "the simulator is not built: GRADWIRE_GPU=sim make test builds it"
-            : "this build has CPU kernels only: install gradwire where nvcc is found (CUDA 12 or newer)";
+            : "this build has CPU kernels only: install gradwire where nvcc is found (made with CUDA 13)";
     return p;
   }
   p.status.built = true;

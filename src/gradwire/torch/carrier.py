@@ -97,7 +97,7 @@ class Carrier(Communicator):
     arrays, as for a Communicator; algorithm may be "auto" or "direct". What needs an engine of our own
     (probe, split, reconfigure, explain, candidates) raises ArgumentError.
 
-    >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="mpi"))  # doctest: +SKIP
+    >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="gloo"))  # doctest: +SKIP
     >>> comm = gradwire.torch.Carrier(mesh["tp"].get_group())  # doctest: +SKIP
     >>> comm.all_reduce(x, codec="int8")  # doctest: +SKIP
     """
