@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -205,9 +206,11 @@ def test_survivors_regroup_over_real_connections_and_take_in_a_newcomer(
     transport: str, tmp_path: Any
 ) -> None:
     store = f"file://{tmp_path}/again"
+    finished = threading.Barrier(3)  # or the second call's error could reach a rank still inside the first
 
     def rank(comm: Communicator) -> float:
         comm.all_reduce(np.ones(10, F32))
+        finished.wait(20)
         if comm.rank == 1:
             comm.close()  # leaves, and comes back as a newcomer that only knows the epoch
             fresh = gradwire.init(rank=2, size=3, store=store, epoch=1, transport=transport, timeout=20)
