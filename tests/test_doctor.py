@@ -75,10 +75,12 @@ def test_settings_in_force_are_shown_and_typing_errors_found(
     monkeypatch.setattr(doctor, "_trial", lambda name: name)
     monkeypatch.setenv("GRADWIRE_TIMEOUT_S", "20")
     monkeypatch.setenv("GRADWIRE_TIMEOUT", "20")
+    monkeypatch.setenv("GRADWIRE_TOPOLOGY", "links.json")
     assert main(["doctor", "--json"]) == 0
     checks = [c for c in json.loads(capsys.readouterr().out)["checks"] if c["what"] == "settings"]
     assert {(c["found"].split("=")[0], c["state"]) for c in checks} == {
         ("GRADWIRE_TIMEOUT_S", "ok"),
+        ("GRADWIRE_TOPOLOGY", "ok"),
         ("GRADWIRE_TIMEOUT", "warn"),
     }
 

@@ -109,9 +109,8 @@ gw_cuda_piece piece_of(const Piece& piece, const View& v) {
 }
 void check_run(int error, const Codec& codec, const char* what) {
   if (error == GW_CUDA_NO_KERNEL)
-    fail_argument(
-        "codec " + codec.description() +
-        " has no CUDA kernels: its blocks depend on one another or on the data; copy the array to the CPU");
+    fail_argument("codec " + codec.description() +
+                  " has no CUDA kernels in this version; copy the array to the CPU");
   check(error, what);
 }
 void check_dtype(const View& v) {

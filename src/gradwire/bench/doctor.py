@@ -209,8 +209,8 @@ def _leftovers() -> Finding:
 def _settings() -> Iterator[Finding]:
     from gradwire.config import FIELDS
 
-    builds = ("GRADWIRE_CMAKE_ARGS", "GRADWIRE_CUDA", "GRADWIRE_CUDA_ARCHS")
-    known = ["GRADWIRE_STORE", "GRADWIRE_GPU", *builds, *(f"GRADWIRE_{field.upper()}" for field in FIELDS)]
+    others = ("STORE", "TOPOLOGY", "GPU", "CMAKE_ARGS", "CUDA", "CUDA_ARCHS")
+    known = [f"GRADWIRE_{name}" for name in (*others, *(field.upper() for field in FIELDS))]
     found = machine.settings()
     if not found:
         yield Finding("settings", OK, "no GRADWIRE_* variable set: defaults apply")
