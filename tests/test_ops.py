@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import exact
@@ -305,9 +306,16 @@ class OnGpu:
         return {"shape": (3,), "typestr": "<f4", "data": (1, False), "version": 3}
 
 
-def test_a_gpu_array_is_refused_with_the_reason() -> None:
-    with pytest.raises((gradwire.GpuError, gradwire.ArgumentError), match=r"cannot be used|not GPU memory"):
-        ops.quantize(OnGpu())
+@pytest.mark.parametrize(
+    "call",
+    [ops.quantize, lambda x: ops.topk(x, k=1), lambda x: gradwire.encode(x, gradwire.codec("int8"))],
+    ids=["quantize", "topk", "encode"],
+)
+def test_a_gpu_array_is_refused_with_the_remedy(call: Callable[[Any], Any]) -> None:
+    usable = gradwire._native.gpu.status()["usable"]  # then the address, which is nobody's, is what is wrong
+    error = gradwire.ArgumentError if usable else gradwire.GpuError
+    with pytest.raises(error, match="not GPU memory" if usable else "copy them to the CPU"):
+        call(OnGpu())
 
 
 @pytest.mark.parametrize(
