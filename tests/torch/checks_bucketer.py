@@ -12,9 +12,8 @@ import warnings
 from typing import Any
 
 import torch
-from checks_hook import raises
 from checks_modes import Branches, Mixed
-from scene import MLP, Scene, assert_same, check_sums, grads
+from scene import MLP, Scene, assert_same, check_sums, grads, raises
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scene import MLP, Scene, assert_same, digest, grads
+from scene import MLP, Scene, assert_same, digest, grads, raises
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,14 +21,6 @@ import gradwire.torch
 from gradwire.torch.rules import Rules
 
 warnings.filterwarnings("ignore")
-
-
-def raises(kind: type[BaseException], call: Any) -> BaseException:
-    try:
-        call()
-    except kind as e:
-        return e
-    raise AssertionError(f"{kind.__name__} was not raised")
 
 
 def train(model: Any, scene: Scene, steps: int = 4, first: int = 0) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from checks_bucketer import bucketer, square
-from checks_hook import raises
 from checks_modes import SMALL, Branches
-from scene import MLP, Grads, Scene, assert_same, digest, grads
+from scene import MLP, Grads, Scene, assert_same, digest, grads, raises
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

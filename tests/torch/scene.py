@@ -60,6 +60,20 @@ class MLP(nn.Module):
         return x
 
 
+def raises(kind: type[BaseException], call: Callable[..., Any], *args: Any, **kw: Any) -> BaseException:
+    try:
+        call(*args, **kw)
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def refused(word: str, call: Callable[..., Any], *args: Any, **kw: Any) -> None:
+    """With an ArgumentError that says `word`."""
+    error = raises(gradwire.ArgumentError, call, *args, **kw)
+    assert word in str(error), error
+
+
 def digest(model: nn.Module) -> str:
     h = hashlib.sha256()
     for p in model.parameters():
