@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from process_groups import gloo
 from scene import MLP, Scene, assert_same, grads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 BACKEND = "gradwire"
-
-
-@functools.cache
-def gloo() -> Any:
-    return dist.new_group(backend="gloo")
 
 
 def meshes(scene: Scene) -> tuple[Any, Any]:

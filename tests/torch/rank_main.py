@@ -1,4 +1,4 @@
-"""One rank of ranks.run(): calls every check of a module and writes down how each ended."""
+"""One rank of ranks.run(): calls every check of some modules and writes down how each ended."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ import gradwire
 
 
 def main() -> None:
-    module, folder, size, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    modules, folder, size, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     faulthandler.dump_traceback_later(100, exit=True)  # a hang says where, before the launcher's deadline
     torch.set_num_threads(1)
-    checks = importlib.import_module(module)
+    files = [importlib.import_module(module) for module in modules.split()]
+    checks = {name: check for file in reversed(files) for name, check in vars(file).items()}
     dist.init_process_group(
-        getattr(checks, "BACKEND", "gloo"),
+        checks.get("BACKEND", "gloo"),
         rank=rank,
         world_size=size,
         store=dist.FileStore(f"{folder}/torch", size),
@@ -33,11 +34,11 @@ def main() -> None:
     comm = gradwire.init(rank=rank, size=size, store=f"file://{folder}/gradwire", timeout=20)
     scene = Scene(rank, size, comm, folder)
     with open(folder / f"done{rank}", "w", encoding="utf-8", buffering=1) as done:
-        for name in names(module):
+        for name in names(modules):
             try:
                 torch.manual_seed(0)
                 function, *cell = name.split()
-                getattr(checks, function)(scene, *cell)
+                checks[function](scene, *cell)
                 outcome = "ok"
             except Exception:
                 outcome = traceback.format_exc()

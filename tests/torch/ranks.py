@@ -1,7 +1,8 @@
-"""Runs a file of checks on real ranks: one process per rank, gloo for torch, gradwire beside it.
+"""Runs files of checks on real ranks: one process per rank, gloo for torch, gradwire beside it.
 
 A check is a function `check_...(ctx)` that every rank calls in the same order; they share a launch because
-importing torch costs more than most of them. Every launch has a deadline."""
+importing torch costs more than most of them. Every launch has a deadline. `modules`: one file of checks, or
+several with spaces between, of one BACKEND."""
 
 from __future__ import annotations
 
@@ -19,22 +20,23 @@ HERE = Path(__file__).parent
 CODECS, DTYPES = ("none", "int8", "int4"), ("float32", "bfloat16")
 
 
-def names(module: str) -> list[str]:
-    """The checks of a file, without importing it (it imports torch). A row of the parity matrix, `def
+def names(modules: str) -> list[str]:
+    """The checks, without importing their files (they import torch). A row of the parity matrix, `def
     row_...(scene, codec, dtype)`, is a check for every codec and dtype: "row_ddp int8 float32"."""
-    lines = (HERE / f"{module}.py").read_text(encoding="utf-8").splitlines()
+    files = [HERE / f"{module}.py" for module in modules.split()]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     found = [line[4 : line.index("(")] for line in lines if line.startswith(("def check_", "def row_"))]
     cells = [f" {codec} {dtype}" for codec in CODECS for dtype in DTYPES]
     return [name + cell for name in found for cell in (cells if name.startswith("row_") else [""])]
 
 
 def run(
-    module: str, size: int, deadline_s: float, *args: str, tolerate: tuple[int, ...] = (), **env: str
+    modules: str, size: int, deadline_s: float, *args: str, tolerate: tuple[int, ...] = (), **env: str
 ) -> dict[str, Any]:
     """{check: {rank: "ok" or a traceback}}. Ranks in `tolerate` may die; they are missing from the answer."""
     with tempfile.TemporaryDirectory(prefix="gradwire-ranks-") as folder:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **env}
-        command = [sys.executable, str(HERE / "rank_main.py"), module, folder, str(size)]
+        command = [sys.executable, str(HERE / "rank_main.py"), modules, folder, str(size)]
         logs = [open(Path(folder) / f"log{r}", "wb") for r in range(size)]  # noqa: SIM115
         ranks = [
             subprocess.Popen([*command, str(r), *args], env=env, stdout=logs[r], stderr=subprocess.STDOUT)
@@ -62,7 +64,7 @@ def run(
             reported = [json.loads(x) for x in done.read_text().splitlines()] if done.exists() else []
             for name, outcome in reported:
                 answers.setdefault(name, {})[r] = outcome
-            for name in names(module):
+            for name in names(modules):
                 answers.setdefault(name, {}).setdefault(
                     r, f"{late}exit {p.returncode}, not reached\n{lines[-3000:]}"
                 )

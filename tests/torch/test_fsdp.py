@@ -11,11 +11,14 @@ import ranks
 pytest.importorskip("torch")
 
 
+CHECKS = "checks_fsdp checks_fsdp_state"
+
+
 @functools.cache
 def answers() -> Any:
-    return ranks.run("checks_fsdp", 4, deadline_s=110.0)
+    return ranks.run(CHECKS, 4, deadline_s=110.0)
 
 
-@pytest.mark.parametrize("check", ranks.names("checks_fsdp"))
+@pytest.mark.parametrize("check", ranks.names(CHECKS))
 def test_four_ranks(check: str) -> None:
     ranks.assert_ok(answers()[check])

@@ -1,4 +1,4 @@
-"""torch.distributed's backend "gradwire" on real processes: one launch per file and world, a check a test."""
+"""torch.distributed's backend "gradwire" on real processes: a launch a world, every check a test."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def answers(module: str, size: int) -> Any:
     return ranks.run(module, size, deadline_s=110.0)
 
 
-@pytest.mark.parametrize("check", ranks.names("checks_process_group"))
+COLLECTIVES = " ".join(f"checks_process_group{part}" for part in ("_reductions", "_moves", "_works", ""))
+
+
+@pytest.mark.parametrize("check", ranks.names(COLLECTIVES))
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_collectives(check: str, size: int) -> None:
-    ranks.assert_ok(answers("checks_process_group", size)[check])
+    ranks.assert_ok(answers(COLLECTIVES, size)[check])
 
 
 @functools.cache
