@@ -177,6 +177,17 @@ def check_the_groups_errors_are_ours_too(scene: Scene) -> None:
         assert isinstance(error, RuntimeError) and "carrying group" in str(error), repr(error)
         carrier.close()
     dist.barrier()
+    late = dist.new_group(timeout=timedelta(seconds=1))
+    if scene.rank == 0:
+        carrier = Carrier(late)
+        for wait in (
+            carrier.recv(torch.ones(3), 1, async_op=True).wait,
+            lambda: carrier.recv(torch.ones(3), 1),
+        ):
+            assert "carrying group" in str(raises(gradwire.GradwireError, wait))
+        carrier.close()
+        raises(gradwire.Closed, carrier.recv, torch.ones(3), 1)
+    dist.barrier()
 
 
 # -- in training ---------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ does it, on the values as they are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +31,17 @@ Tensor = torch.Tensor
 _OPS = {"sum": "SUM", "avg": "SUM", "min": "MIN", "max": "MAX", "prod": "PRODUCT"}
 
 
+@contextmanager
+def _errors_as_ours() -> Iterator[None]:
+    """Of the group; some of its backends know no type but RuntimeError."""
+    try:
+        yield
+    except GradwireError:
+        raise
+    except RuntimeError as error:
+        raise as_torch_raises(GradwireError(f"the carrying group failed: {error}")) from error
+
+
 class CarriedWork:
     """An operation of a carrier: like `gradwire.Work`."""
 
@@ -47,12 +58,8 @@ class CarriedWork:
     def run_now(self) -> None:
         """By whoever has the turn."""
         try:
-            self._action()
-        except GradwireError as error:
-            self._error = error
-        except RuntimeError as error:  # the group's; some of its backends know no other type
-            self._error = as_torch_raises(GradwireError(f"the carrying group failed: {error}"))
-            self._error.__cause__ = error
+            with _errors_as_ours():
+                self._action()
         except Exception as error:
             self._error = error
         self._over.set()
@@ -78,7 +85,8 @@ class _Passing:
         return bool(self._work.is_completed())
 
     def wait(self, timeout: Duration | None = None) -> Any:
-        self._work.wait() if timeout is None else self._work.wait(timedelta(seconds=seconds(timeout)))
+        with _errors_as_ours():
+            wait_for(self._work, _limit(timeout))
         return self.result
 
 
@@ -251,14 +259,14 @@ class Carrier(Communicator):
     def send(
         self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
     ) -> Any:
-        work = _Passing(dist.isend(_flat(x), self._global(dst), group=self.group, tag=tag), x)
         self._coded.sent += _flat(x).nbytes
+        work = self._pass(dist.isend, x, dst, tag)
         return work if async_op else work.wait(timeout)
 
     def recv(
         self, x: Any, src: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
     ) -> Any:
-        work = _Passing(dist.irecv(_flat(x), self._global(src), group=self.group, tag=tag), x)
+        work = self._pass(dist.irecv, x, src, tag)
         return work if async_op else work.wait(timeout)
 
     def barrier(self, async_op: bool = False, timeout: Duration | None = None) -> Any:
@@ -290,6 +298,12 @@ class Carrier(Communicator):
                 f"the residual must be float32[{x.numel()}] like the array, got {owed.dtype}[{owed.numel()}]"
             )
         return chosen
+
+    def _pass(self, issue: Any, x: Any, peer: int, tag: int) -> _Passing:
+        if self._closed:
+            raise Closed("the carrier is closed")
+        with _errors_as_ours():
+            return _Passing(issue(_flat(x), self._global(peer), group=self.group, tag=tag), x)
 
     def _do(self, act: Callable[[int], object], result: Any, async_op: bool) -> Any:
         with self._entry:
