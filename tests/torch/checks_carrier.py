@@ -156,6 +156,9 @@ def check_bad_calls_are_refused(scene: Scene) -> None:
         lambda: carrier.all_gather(x, torch.empty(3)),
         lambda: carrier.broadcast(x, 17),
         lambda: carrier.explain(64),
+        lambda: carrier.split(0),
+        lambda: carrier.reconfigure(0, 1),
+        lambda: carrier.all_reduce_many([x]),
         lambda: gradwire.torch.communicator(dist.group.WORLD, carrier=dist.new_group([0])),
     ):
         raises(gradwire.ArgumentError, call)
@@ -214,12 +217,21 @@ def check_ddp_over_a_carrier(scene: Scene) -> None:
             handle.close()
     plain = DistributedDataParallel(copy.deepcopy(base))
     exact = DistributedDataParallel(copy.deepcopy(base))
-    with gradwire.torch.attach(exact, None, carrier=group()):
-        for step in range(3):
-            for m in (plain, exact):
-                m.zero_grad()
-                m(scene.batch(step)).square().mean().backward()
-            assert_same(grads(plain.module), grads(exact.module))
+    auto = copy.deepcopy(base)
+    handles = [
+        gradwire.torch.attach(exact, None, carrier=group()),
+        gradwire.torch.GradientBucketer(auto.named_parameters(), codec="auto", carrier=group()),  # is none
+    ]
+    for step in range(3):
+        for m in (plain, exact, auto):
+            m.zero_grad()
+            m(scene.batch(step)).square().mean().backward()
+        handles[1].wait()
+        assert_same(grads(plain.module), grads(exact.module))
+        if scene.size == 2:
+            assert_same(grads(plain.module), grads(auto))
+    for handle in handles:
+        handle.close()
     engine.close()
 
 

@@ -10,8 +10,7 @@ does it, on the values as they are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +19,10 @@ import torch.distributed as dist
 from gradwire.codecs import Codec, as_codec
 from gradwire.communicator import Communicator
 from gradwire.config import Duration, seconds
-from gradwire.errors import ArgumentError, Closed, GradwireError, Timeout
+from gradwire.errors import ArgumentError, Closed
 
 from . import private
-from .pg_work import as_torch_raises
+from .carrier_work import CarriedWork, Passing, errors_as_ours
 from .reaper import Reaper
 from .two_shot import How, TwoShot, wait_for
 
@@ -31,68 +30,13 @@ Tensor = torch.Tensor
 _OPS = {"sum": "SUM", "avg": "SUM", "min": "MIN", "max": "MAX", "prod": "PRODUCT"}
 
 
-@contextmanager
-def _errors_as_ours() -> Iterator[None]:
-    """Of the group; some of its backends know no type but RuntimeError."""
-    try:
-        yield
-    except GradwireError:
-        raise
-    except RuntimeError as error:
-        raise as_torch_raises(GradwireError(f"the carrying group failed: {error}")) from error
-
-
-class CarriedWork:
-    """An operation of a carrier: like `gradwire.Work`."""
-
-    def __init__(self, action: Callable[[], object], turn: threading.Lock, result: Any) -> None:
-        self.result = result
-        self._action, self._turn = action, turn
-        self._over = threading.Event()
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        with self._turn:
-            self.run_now()
-
-    def run_now(self) -> None:
-        """By whoever has the turn."""
-        try:
-            with _errors_as_ours():
-                self._action()
-        except Exception as error:
-            self._error = error
-        self._over.set()
-
-    def done(self) -> bool:
-        return self._over.is_set()
-
-    def wait(self, timeout: Duration | None = None) -> Any:
-        if not self._over.wait(None if timeout is None else seconds(timeout)):
-            raise Timeout("the operation is not done yet; it goes on, and can be waited for again")
-        if self._error is not None:
-            raise self._error
-        return self.result
-
-
-class _Passing:
-    """A message on its way."""
-
-    def __init__(self, work: Any, result: Any) -> None:
-        self._work, self.result = work, result
-
-    def done(self) -> bool:
-        return bool(self._work.is_completed())
-
-    def wait(self, timeout: Duration | None = None) -> Any:
-        with _errors_as_ours():
-            wait_for(self._work, _limit(timeout))
-        return self.result
-
-
 class _NoEngine:
     def __getattr__(self, name: str) -> Any:
         raise ArgumentError(f"a Carrier has no engine for {name}: use a communicator of gradwire.init()")
+
+
+def _needs_engine(name: str) -> Any:
+    return lambda *_, **__: getattr(_NoEngine(), name)
 
 
 class Carrier(Communicator):
@@ -103,7 +47,7 @@ class Carrier(Communicator):
     (`torch.distributed.new_group()` makes one for it alone). Deadlines are those of the group; its errors
     come as GradwireError, which is also a DistBackendError. Arrays are contiguous CPU tensors or NumPy
     arrays, as for a Communicator; algorithm may be "auto" or "direct". What needs an engine of our own
-    (probe, split, reconfigure, explain, candidates) raises ArgumentError.
+    (probe, split, reconfigure, explain, candidates, all_reduce_many) raises ArgumentError.
 
     >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="gloo"))  # doctest: +SKIP
     >>> comm = gradwire.torch.Carrier(mesh["tp"].get_group())  # doctest: +SKIP
@@ -299,11 +243,11 @@ class Carrier(Communicator):
             )
         return chosen
 
-    def _pass(self, issue: Any, x: Any, peer: int, tag: int) -> _Passing:
+    def _pass(self, issue: Any, x: Any, peer: int, tag: int) -> Passing:
         if self._closed:
             raise Closed("the carrier is closed")
-        with _errors_as_ours():
-            return _Passing(issue(_flat(x), self._global(peer), group=self.group, tag=tag), x)
+        with errors_as_ours():
+            return Passing(issue(_flat(x), self._global(peer), group=self.group, tag=tag), x)
 
     def _do(self, act: Callable[[int], object], result: Any, async_op: bool) -> Any:
         with self._entry:
@@ -333,6 +277,14 @@ class Carrier(Communicator):
         if not 0 <= rank < self.size:
             raise ArgumentError(f"rank must be from 0 to {self.size - 1}, got {rank}")
         return dist.get_global_rank(self.group, rank)
+
+    split = _needs_engine("split")
+    reconfigure = _needs_engine("reconfigure")
+    all_reduce_many = _needs_engine("all_reduce_many")
+    measured = True  # there is nothing to measure
+
+    def auto_codec(self, x: Any, op: str = "sum") -> None:
+        """None: what the group's links are like is not known."""
 
     def stats(self) -> dict[str, int]:
         """operations; bytes_sent: payloads and values handed to the group, counted as its best algorithm
