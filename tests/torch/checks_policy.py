@@ -228,6 +228,24 @@ def check_codec_auto_changes_between_steps_with_the_prices_and_loses_nothing(sce
     comm.close()
 
 
+def check_codec_auto_has_links_measured_that_nobody_measured(scene: Scene) -> None:
+    comm = gradwire.init(rank=scene.rank, size=2, store=f"file://{scene.folder}/unmeasured", timeout=10)
+    here = Scene(scene.rank, 2, comm, scene.folder)
+    asked: list[Any] = []
+    comm.use = asked.append  # type: ignore[method-assign,assignment]
+    for make in (
+        lambda: here.ddp(MLP(), "auto")[1],
+        lambda: gradwire.torch.GradientBucketer(MLP().parameters(), comm, "auto"),
+        lambda: gradwire.torch.GradientBucketer(MLP().parameters(), comm, "int8"),
+    ):
+        make().close()
+    assert asked == ["auto", "auto"]
+    comm.measured = True
+    here.ddp(MLP(), "auto")[1].close()
+    assert len(asked) == 2
+    comm.close()
+
+
 class Half:
     """A codec in Python: it runs on the communicator's thread while this one waits in backward."""
 

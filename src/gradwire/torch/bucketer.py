@@ -62,16 +62,11 @@ class GradientBucketer(Handle):
         self._caps = (bucket_mb, first_bucket_mb)
         self._group(range(len(self._params) - 1, -1, -1))
         mine, settings = of_state(options, given_comm=comm is not None)
-        comm, owns_comm = communicator_for(comm, process_group, settings)
-        try:
-            state = GradientState(comm, codec, named_parameters=self._names.items(), **mine)
+        with communicator_for(comm, process_group, settings) as (used, owns_comm):
+            state = GradientState(used, codec, named_parameters=self._names.items(), **mine)
             super().__init__(state, owns_comm)
             if broadcast_parameters:
-                broadcast(self._params, comm)
-        except BaseException:
-            if owns_comm:
-                comm.close()
-            raise
+                broadcast(self._params, used)
         self._find_unused = find_unused_parameters
         self._syncing, self._rebuilt = True, False
         self._used = np.zeros(len(self._params), np.uint8)  # by any rank, in the last step

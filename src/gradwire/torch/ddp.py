@@ -85,20 +85,14 @@ def attach(
             "one of its own, torch.distributed.new_group()"
         )
     mine, settings = of_state(options, given_comm=comm is not None)
-    comm, owns_comm = communicator_for(comm, ddp.process_group, settings)
-    try:
+    with communicator_for(comm, ddp.process_group, settings) as (used, owns_comm):
         state = HookState(
-            comm,
+            used,
             codec,
             process_group=ddp.process_group,
             named_parameters=ddp.named_parameters(),
             **mine,
         )
-        if state.rules.wants_prices and not comm.measured:
-            comm.use("auto")
+        handle = _OfDDP(ddp, state, owns_comm)
         ddp.register_comm_hook(state, all_reduce_hook)
-    except BaseException:
-        if owns_comm:
-            comm.close()
-        raise
-    return _OfDDP(ddp, state, owns_comm)
+    return handle

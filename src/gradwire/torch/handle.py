@@ -29,6 +29,8 @@ class Handle:
     """Base of what `attach` returns and of `GradientBucketer`. Also a context manager that closes."""
 
     def __init__(self, state: GradientState, owns_comm: bool) -> None:
+        if state.rules.wants_prices and not state.comm.measured:
+            state.comm.use("auto")
         self.state = state
         self._owns_comm = owns_comm
         self._closed = False
@@ -90,20 +92,28 @@ class Handle:
         self.close()
 
 
+@contextmanager
 def communicator_for(
     comm: Communicator | None, group: dist.ProcessGroup | None, settings: dict[str, Any]
-) -> tuple[Communicator, bool]:
-    """(the given one, else one over the group's ranks; whether it was made here). settings: of
-    `gradwire.init`."""
-    if comm is None:
-        if group is None and not dist.is_initialized():
-            return gradwire.init(**settings), True
-        return new_communicator(group if group is not None else default_group(), **settings), True
-    if settings:
-        raise ArgumentError(
-            f"{sorted(settings)} are for a communicator that is made here, but comm= was given"
-        )
-    return comm, False
+) -> Iterator[tuple[Communicator, bool]]:
+    """(the given one, else one over the group's ranks; whether it was made here, and is closed if the block
+    raises). settings: of `gradwire.init`."""
+    if comm is not None:
+        if settings:
+            raise ArgumentError(
+                f"{sorted(settings)} are for a communicator that is made here, but comm= was given"
+            )
+        yield comm, False
+        return
+    if group is None and not dist.is_initialized():
+        made = gradwire.init(**settings)
+    else:
+        made = new_communicator(group if group is not None else default_group(), **settings)
+    try:
+        yield made, True
+    except BaseException:
+        made.close()
+        raise
 
 
 @atexit.register

@@ -72,14 +72,9 @@ class DiLoCo(Handle):
         self.every, self.local_steps = every, 0
         self._names, self._bucket_mb = names, bucket_mb
         mine, settings = of_state(options, given_comm=comm is not None)
-        comm, owns_comm = communicator_for(comm, process_group, settings)
-        try:
-            super().__init__(GradientState(comm, codec, named_parameters=names.items(), **mine), owns_comm)
-            broadcast([*model.parameters(), *model.buffers()], comm)
-        except BaseException:
-            if owns_comm:
-                comm.close()
-            raise
+        with communicator_for(comm, process_group, settings) as (used, owns_comm):
+            super().__init__(GradientState(used, codec, named_parameters=names.items(), **mine), owns_comm)
+            broadcast([*model.parameters(), *model.buffers()], used)
         self._anchors = self._buckets()  # the parameters of the last meeting
         self._drop_anchor()
 
