@@ -76,7 +76,6 @@ class GradientBucketer(Handle):
         self._hooks = [p.register_post_accumulate_grad_hook(self._ready) for p in untyped]
 
     def _begin_step(self) -> None:
-        self._place = {id(p): (i, view) for i, bucket in enumerate(self._buckets) for p, view in bucket}
         self._missing = [len(bucket.params) for bucket in self._buckets]
         self._order: list[int] = []  # ids of the parameters whose gradients are there, as they came
         self._seen: set[int] = set()
@@ -153,7 +152,7 @@ class GradientBucketer(Handle):
             unused = [p for p in self._params if id(p) not in self._seen]
             if unused and not self._find_unused:
                 raise self._unused(unused)
-            used = np.array([id(p) in self._seen or p.grad is not None for p in self._params], np.uint8)
+            used = self._used_here() if self._find_unused else None  # all are, otherwise
             with torch.no_grad():
                 for p in unused:
                     self._take(p)
@@ -163,7 +162,7 @@ class GradientBucketer(Handle):
             self.state.end_step()
             self.state.raise_error()
             self.state.catch_up()
-            if self._find_unused:
+            if used is not None:
                 self.comm.all_reduce(used, op="max", timeout=self.state.timeout)
                 self._drop_unused(self._of_delivered(used))
             if not self._rebuilt:
@@ -174,6 +173,9 @@ class GradientBucketer(Handle):
             self._begin_step()
 
     synchronize = wait
+
+    def _used_here(self) -> Any:
+        return np.array([id(p) in self._seen or p.grad is not None for p in self._params], np.uint8)
 
     def flush(self) -> None:
         super().flush()
@@ -203,6 +205,7 @@ class GradientBucketer(Handle):
     def _group(self, order: Sequence[int]) -> None:
         self._grouping = list(order)
         self._buckets = grouped([self._params[i] for i in order], *self._caps)
+        self._place = {id(p): (i, view) for i, bucket in enumerate(self._buckets) for p, view in bucket}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """That of `attach`'s handle, and the parameters' order in the buckets: a resumed run has the bits of

@@ -49,17 +49,7 @@ class Stateful:
                 f"checkpoint {os.fspath(self._saved_in)!r} has nothing under {self._key!r}: save it with "
                 f"{{{self._key!r}: gradwire.torch.Stateful(handle)}}, or name the right key="
             )
-        return {name: torch.zeros(_size(v), dtype=_dtype(v)) for name, v in found.items()}
+        return {name: torch.zeros(v.size, dtype=v.properties.dtype) for name, v in found.items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self._handle.load_state_dict(dict(state))
-
-
-def _size(entry: Any) -> torch.Size:
-    size: torch.Size = entry.size
-    return size
-
-
-def _dtype(entry: Any) -> torch.dtype:
-    dtype: torch.dtype = entry.properties.dtype
-    return dtype

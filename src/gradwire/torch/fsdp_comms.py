@@ -21,6 +21,8 @@ from gradwire.errors import ArgumentError, Closed
 from gradwire.feedback import ErrorFeedback
 from gradwire.policy import Policy
 
+from .residuals import pay
+
 
 class Lines:
     """The communicators of a model's process groups, one each, and what went over them.
@@ -114,16 +116,9 @@ class Sums:
                 collective(op=verb, codec=codec, residual=residual)
                 torch.from_numpy(residual).index_fill_(0, self._padding, 0)
             else:
-                _settle(x, torch.from_numpy(residual))
+                pay(x, torch.from_numpy(residual))
                 collective(op=verb, codec=codec, residual=None)
             self.owing = lossy
-
-
-def _settle(x: torch.Tensor, owed: torch.Tensor) -> None:
-    """What coded steps lost is paid by an exact one, but for what a 16-bit gradient cannot hold."""
-    wanted = x.float() + owed
-    x.copy_(wanted)
-    owed.copy_(wanted - x.float())
 
 
 def _reduction(op: Any) -> tuple[str, float | None]:

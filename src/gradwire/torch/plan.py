@@ -21,7 +21,7 @@ from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Auto
 from gradwire.powersgd import Item, PowerSGD, matrix_shape
 
-from .residuals import BucketLoan, Residuals
+from .residuals import BucketLoan, Residuals, pay
 from .rules import Rules
 
 Held = list[tuple[torch.Tensor, torch.Tensor]]  # (slice of a residual, what was in it)
@@ -52,13 +52,6 @@ def _any_nonzero(x: torch.Tensor) -> bool:
             return True
         begin, length = begin + length, length * 8
     return False
-
-
-def pay(values: torch.Tensor, owed: torch.Tensor) -> None:
-    """Adds a residual to values that travel as they are; what 16 bits cannot hold of it stays owed."""
-    wanted = values.float() + owed
-    values.copy_(wanted)
-    owed.copy_(wanted - values.float())
 
 
 class BucketPlan:
@@ -128,9 +121,8 @@ class BucketPlan:
             if not owed.any():
                 self._owing.remove((offset, param))
             elif _any_nonzero(values):
-                wanted = values.float() + owed
-                values.copy_(wanted)
-                self._residuals.write(param, wanted - values.float())  # what a 16-bit gradient cannot hold
+                pay(values, owed)
+                self._residuals.write(param, owed)
                 self._owing.remove((offset, param))
 
     def codecs(self, flat: torch.Tensor, comm: Any) -> list[Codec | GlobalTopK | None]:

@@ -26,9 +26,9 @@ from gradwire.stages import Stages, warmup
 
 from .checkpoint import Checkpoint, clean_name
 from .next_batch import NextBatch
-from .plan import BucketPlan, pay
+from .plan import BucketPlan
 from .reaper import Pending, Reaper
-from .residuals import Residuals
+from .residuals import Residuals, pay
 from .rules import Rules
 from .stats import Stats, StepCounter
 from .trace import HookTrace
