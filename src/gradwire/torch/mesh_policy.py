@@ -49,7 +49,7 @@ class MeshAxis:
         self.group = mesh.get_group(name)
         self.comm: Communicator = new_communicator(self.group, **axis.settings)
         share(self.group, self.comm)  # tensor-parallel layers find it by the group
-        self._meter = Meter(axis.algorithm)
+        self._meter = Meter(name, axis.algorithm)
         metered(self.comm, self._meter)
         self._handles: list[Handle] = []
         self._links: list[pipeline.Link] = []
@@ -81,8 +81,6 @@ class MeshAxis:
 
     def rows(self) -> list[Row]:
         """What travelled along this axis so far, of this rank."""
-        for row in self._meter.calls.values():
-            row.axis = self.name
         found = list(self._meter.calls.values())
         for handle in self._handles:
             s = handle.stats()
@@ -98,6 +96,12 @@ class MeshAxis:
                 row.exposed_s = side.waited_s
                 found.append(row)
         return found
+
+    def close(self) -> None:
+        """Ends what was attached, and the communicator."""
+        for handle in self._handles:
+            handle.close()
+        self.comm.close()
 
     def _row(self, codec: Any, collective: str, calls: int) -> Row:
         by_parameter = isinstance(codec, (Policy, Mapping))
@@ -136,6 +140,4 @@ class MeshPolicy:
     def close(self) -> None:
         """Ends what was attached, and the communicators."""
         for axis in self._axes.values():
-            for handle in axis._handles:
-                handle.close()
-            axis.comm.close()
+            axis.close()

@@ -27,7 +27,7 @@ _WIDER = {
     torch.float8_e4m3fnuz: torch.float32,
     torch.float8_e5m2fnuz: torch.float32,
 }
-_NAMES = {"SUM": "sum", "AVG": "avg", "PRODUCT": "prod", "MIN": "min", "MAX": "max"}
+NAMES = {"SUM": "sum", "AVG": "avg", "PRODUCT": "prod", "MIN": "min", "MAX": "max"}
 BITWISE = frozenset({"BAND", "BOR", "BXOR"})
 
 
@@ -119,8 +119,8 @@ def _reduction(kind: str, dtype: torch.dtype, size: int) -> Reduction:
         if kind not in ("SUM", "AVG"):
             raise refused(f"ReduceOp.{kind} has no meaning for {dtype}: only SUM and AVG have")
         if dtype == torch.complex32:
-            return Reduction(_NAMES[kind], lambda x: x.view(torch.float16))
-        return Reduction(_NAMES[kind], torch.view_as_real)
+            return Reduction(NAMES[kind], lambda x: x.view(torch.float16))
+        return Reduction(NAMES[kind], torch.view_as_real)
     if dtype == torch.bool:
         as_bytes = {"SUM": "max", "MAX": "max", "BOR": "max", "PRODUCT": "min", "MIN": "min", "BAND": "min"}
         if kind == "AVG":
@@ -128,7 +128,7 @@ def _reduction(kind: str, dtype: torch.dtype, size: int) -> Reduction:
         return Reduction(as_bytes.get(kind, kind), _bytes)
     if kind in BITWISE:
         return Reduction(kind, _bytes)
-    name = _NAMES[kind]
+    name = NAMES[kind]
     if dtype in FLOATS:
         return Reduction(name)
     if kind == "AVG" and not dtype.is_floating_point and dtype != torch.uint64:

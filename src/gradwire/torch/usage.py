@@ -58,8 +58,9 @@ class Table:
 
 @dataclass
 class Meter:
-    """Counts the synchronous collectives of one communicator. algorithm: what they are called with."""
+    """Counts the synchronous collectives of one axis' communicator. algorithm: what they are called with."""
 
+    axis: str
     algorithm: str = "auto"
     calls: dict[tuple[str, str], Row] = field(default_factory=dict)  # by collective and codec
 
@@ -79,7 +80,7 @@ def counted(comm: Communicator, collective: str, codec: str, dense_bytes: int) -
     if meter is None:
         yield "auto"
         return
-    row = meter.calls.setdefault((collective, codec), Row("", comm.size, codec or "none", collective))
+    row = meter.calls.setdefault((collective, codec), Row(meter.axis, comm.size, codec or "none", collective))
     before, since = comm.stats()["bytes_sent"], time.monotonic()
     yield meter.algorithm
     row.exposed_s += time.monotonic() - since
