@@ -83,10 +83,16 @@ def applied(model: nn.Module, *codecs: Any, **options: Any) -> Iterator[fsdp.Han
 
 
 def train(
-    scene: Scene, model: Any, steps: int = 3, accumulate: int = 1, all_reduce_last: bool = False
+    scene: Scene,
+    model: Any,
+    steps: int = 3,
+    accumulate: int = 1,
+    *,
+    all_reduce_last: bool = False,
+    make: Any = torch.optim.AdamW,
 ) -> list[Any]:
     """Gradients of every step, and the parameters at the end."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = make(model.parameters(), lr=1e-2)
     seen: list[Any] = []
     for step in range(steps):
         for part in range(accumulate):
@@ -103,13 +109,12 @@ def train(
 
 
 def assert_close(got: list[Any], want: list[Any], tolerance: float) -> None:
+    """tolerance: a share of each tensor's largest value."""
     for a, b in zip(got, want):
         assert a.keys() == b.keys()
         for name in a:
-            if tolerance == 0:
-                assert torch.equal(a[name], b[name]), f"{name}: {(a[name] - b[name]).abs().max()}"
-            else:
-                torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
+            error, largest = (a[name] - b[name]).abs().max(), b[name].abs().max()
+            assert error <= tolerance * largest, f"{name}: off by {error}, the largest value is {largest}"
 
 
 def assert_like_torch(scene: Scene, mesh: DeviceMesh, tolerance: float, **how: Any) -> None:
@@ -133,8 +138,9 @@ def check_without_codecs_two_shards_are_torchs_bit_for_bit(scene: Scene) -> None
 
 
 def check_without_codecs_four_uneven_shards_are_torchs(scene: Scene) -> None:
-    assert_like_torch(scene, flat_mesh(scene), 1e-5)
-    assert_like_torch(scene, flat_mesh(scene), 1e-5, shard={"reshard_after_forward": 2})
+    """But for the order of sums. SGD: AdamW divides a gradient's last digit by the gradient."""
+    for options in ({}, {"reshard_after_forward": 2}):
+        assert_like_torch(scene, flat_mesh(scene), 1e-6, make=torch.optim.SGD, shard=options)
 
 
 def check_without_codecs_hsdp_is_torchs_bit_for_bit(scene: Scene) -> None:
