@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -15,36 +16,45 @@ import gradwire
 from gradwire.torch import GradientBucketer, Stateful, fsdp
 
 
-def train(scene: Scene, model: Any, bucketer: Any, steps: range) -> str:
+def averaged(scene: Scene, model: Any, kind: str) -> tuple[Any, Any]:
+    """(what to train, its handle)"""
+    if kind == "hook":
+        return scene.ddp(model, "int4")
+    return model, GradientBucketer(model.named_parameters(), scene.comm, "int4", min_numel=64)
+
+
+def train(scene: Scene, model: Any, handle: Any, steps: range) -> str:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in steps:
         optimizer.zero_grad()
         model(scene.batch(step)).square().mean().backward()
-        if bucketer is not None:
-            bucketer.wait()
+        if isinstance(handle, GradientBucketer):
+            handle.wait()
         optimizer.step()
-    return digest(model) if bucketer is not None else ""
+    return digest(model) if handle is not None else ""
 
 
 def check_saved_and_resumed_training_ends_with_the_same_bits(scene: Scene) -> None:
-    for save in (dcp.save, dcp.async_save):
-        folder = scene.folder / save.__name__
+    for kind, save in itertools.product(("bucketer", "hook"), (dcp.save, dcp.async_save)):
+        folder = scene.folder / f"{kind}-{save.__name__}"
         model = MLP()
-        with GradientBucketer(model.named_parameters(), scene.comm, "int4", min_numel=64) as bucketer:
-            train(scene, model, bucketer, range(3))
-            state = {"model": model.state_dict(), "gradwire": Stateful(bucketer)}
+        net, handle = averaged(scene, model, kind)
+        with handle:
+            train(scene, net, handle, range(3))
+            state = {"model": model.state_dict(), "gradwire": Stateful(handle)}
             pending: Any = save(state, checkpoint_id=folder)
-            want = train(scene, model, bucketer, range(3, 6))  # async: what is saved must not change now
+            want = train(scene, net, handle, range(3, 6))  # async: what is saved must not change now
             if pending is not None and hasattr(pending, "result"):
                 pending.result()
         dist.barrier()
         again = MLP()
-        with GradientBucketer(again.named_parameters(), scene.comm, "int4", min_numel=64) as bucketer:
+        net, handle = averaged(scene, again, kind)
+        with handle:
             for saved_in in (None, folder):
-                kept = {"model": again.state_dict(), "gradwire": Stateful(bucketer, saved_in)}
+                kept = {"model": again.state_dict(), "gradwire": Stateful(handle, saved_in)}
                 dcp.load(kept, checkpoint_id=folder)
             again.load_state_dict(kept["model"])
-            assert train(scene, again, bucketer, range(3, 6)) == want
+            assert train(scene, net, handle, range(3, 6)) == want, (kind, save.__name__)
 
 
 def check_one_rank_takes_what_two_saved(scene: Scene) -> None:
