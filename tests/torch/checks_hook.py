@@ -224,30 +224,6 @@ def check_python_reducer_tuples(scene: Scene) -> None:
         torch._dynamo.config.optimize_ddp = before
 
 
-def check_torch_compile(scene: Scene) -> None:
-    """Both ways in which torch.compile treats DDP; python_reducer traces the hook under compiled autograd."""
-    base = MLP()
-    plain = DistributedDataParallel(copy.deepcopy(base))
-    config = torch._dynamo.config
-    before = (config.optimize_ddp, config.compiled_autograd)
-    try:
-        for mode, autograd in (("ddp_optimizer", False), ("python_reducer", True)):
-            config.optimize_ddp, config.compiled_autograd = mode, autograd
-            model = copy.deepcopy(base)
-            m, handle = scene.ddp(model, None)
-            compiled = torch.compile(m, backend="aot_eager")
-            for step in range(2):
-                for n in (compiled, plain):
-                    n.zero_grad()
-                    n(scene.batch(step)).square().mean().backward()
-                assert_same(grads(plain.module), grads(model))
-            assert handle.stats().steps == 2
-            handle.close()
-    finally:
-        config.optimize_ddp, config.compiled_autograd = before
-        torch._dynamo.reset()
-
-
 # -- state -------------------------------------------------------------------------------------------------
 def check_state_dict_continues_a_run_exactly(scene: Scene) -> None:
     m, handle = scene.ddp(MLP(), "int4")

@@ -1,4 +1,4 @@
-"""The DDP hook on real processes. One launch per file of checks; every check is a test of its own here."""
+"""The DDP hook on real processes. Checks share a launch; every one is a test of its own here."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ def test_modes(check: str) -> None:
     ranks.assert_ok(answers("checks_modes", 2)[check])
 
 
-@pytest.mark.parametrize("check", ranks.names("checks_hook"))
+HOOK = "checks_hook checks_compile"
+
+
+@pytest.mark.parametrize("check", ranks.names(HOOK))
 def test_hook(check: str) -> None:
-    ranks.assert_ok(answers("checks_hook", 2)[check])
+    ranks.assert_ok(answers(HOOK, 2)[check])
 
 
 @pytest.mark.parametrize("check", ranks.names("checks_three"))
