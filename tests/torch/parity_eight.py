@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -158,8 +157,7 @@ def row_tp_pp_dp(scene: Scene, codec: str, dtype: str) -> None:
     if codec != "none":
         assert all(row.ratio > 1.5 for row in policy.table().rows if row.calls), policy.table()
     dist.barrier()
-    with contextlib.suppress(gradwire.Closed):
-        policy.close()
+    policy.close()
 
 
 def in_one_process(whole: list[Linears], codec: str, dtype: str) -> list[tuple[Ball, ...]]:
