@@ -258,6 +258,15 @@ def test_codec_auto_pays_what_is_owed_where_it_takes_no_codec() -> None:
         assert (got == 3).all() and not residual.any()
 
 
+def test_what_16_bits_cannot_hold_stays_owed() -> None:
+    def rank(comm: Communicator) -> tuple[Any, Any]:
+        x, residual = np.full((3, 2), 1024, np.float16), np.full(6, 0.25, np.float32)
+        return comm.all_reduce(x, codec="auto", residual=residual), residual
+
+    for got, residual in run_ranks(2, rank):
+        assert (got == 2048).all() and (residual == 0.25).all()
+
+
 def test_codec_auto_keeps_its_choice_until_the_step_is_over() -> None:
     slow, fast = network(2), network(2)
     fast.byte_s = [[0.0, 1e-11], [1e-11, 0.0]]

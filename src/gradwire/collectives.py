@@ -26,6 +26,7 @@ from gradwire._native import Communicator as NativeCommunicator
 from gradwire._native import Work as NativeWork
 from gradwire.codecs import Codec, as_codec
 from gradwire.config import Duration, seconds
+from gradwire.feedback import pay
 from gradwire.fusion import Bucket, Fused, ManyWork
 from gradwire.work import InFlight, Work
 
@@ -35,12 +36,6 @@ CodecLike = Union[Codec, str, None]
 _AUTO_CODECS = ("bf16", "int8")
 _CLEARLY = 0.8
 _TYPICAL = tuple(1 << k for k in range(26, 9, -2))  # bytes
-
-
-def pay(x: Any, residual: Any) -> None:
-    """Adds a residual to values that travel as they are."""
-    x += residual.reshape(x.shape)
-    residual[...] = 0
 
 
 class Collectives:

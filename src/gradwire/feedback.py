@@ -31,6 +31,14 @@ _KEY = re.compile(r"rank(\d+)/(.+)", re.DOTALL)
 _AT_REST = {"fp32": None, "bf16": "bf16", "int8": "int8(block=64)"}
 
 
+def pay(x: Any, residual: Any) -> None:
+    """Adds a residual to values that travel as they are; what 16 bits cannot hold of it stays owed. Both
+    are arrays, or both are tensors."""
+    wanted = residual.reshape(x.shape) + x
+    x[...] = wanted
+    residual[...] = (wanted - x).reshape(residual.shape)
+
+
 class Loan:
     """A residual in use: `array` is float32, all of `parts` in their order. Give it back once the operation
     that wrote it is done.

@@ -18,10 +18,8 @@ import torch.distributed as dist
 
 from gradwire.codecs import Codec
 from gradwire.errors import ArgumentError, Closed
-from gradwire.feedback import ErrorFeedback
+from gradwire.feedback import ErrorFeedback, pay
 from gradwire.policy import Policy
-
-from .residuals import pay
 
 
 class Lines:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from gradwire.codecs import Codec
+from gradwire.feedback import pay
 from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Auto
 from gradwire.powersgd import Item, PowerSGD, matrix_shape
 
-from .residuals import BucketLoan, Residuals, pay
+from .residuals import BucketLoan, Residuals
 from .rules import Rules
 
 Held = list[tuple[torch.Tensor, torch.Tensor]]  # (slice of a residual, what was in it)

@@ -15,13 +15,6 @@ import torch
 from gradwire.feedback import ErrorFeedback, Loan
 
 
-def pay(values: torch.Tensor, owed: torch.Tensor) -> None:
-    """Adds a residual to values that travel as they are; what 16 bits cannot hold of it stays owed."""
-    wanted = values.float() + owed
-    values.copy_(wanted)
-    owed.copy_(wanted - values.float())
-
-
 class BucketLoan:
     """The residual of one bucket while its operation runs; `flat` shares memory with what is written back."""
 

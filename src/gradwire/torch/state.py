@@ -19,6 +19,7 @@ import torch.distributed as dist
 from gradwire.codecs import Codec
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
+from gradwire.feedback import pay
 from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Policy
 from gradwire.powersgd import PowerSGD
@@ -28,7 +29,7 @@ from .checkpoint import Checkpoint, clean_name
 from .next_batch import NextBatch
 from .plan import BucketPlan
 from .reaper import Pending, Reaper
-from .residuals import Residuals, pay
+from .residuals import Residuals
 from .rules import Rules
 from .stats import Stats, StepCounter
 from .trace import HookTrace
