@@ -77,14 +77,13 @@ def run_program(end: str, store: Path) -> list[tuple[int, str]]:
         subprocess.Popen([*command, str(r), str(store)], env=env, stderr=subprocess.PIPE, text=True)
         for r in range(2)
     ]
-    ended = []
-    for process in processes:
-        try:
-            _, said = process.communicate(timeout=60)
-        finally:
+    try:
+        said = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
             process.kill()
-        ended.append((process.returncode, said))
-    return ended
+            process.wait()
+    return [(process.returncode, words) for process, words in zip(processes, said)]
 
 
 @pytest.mark.parametrize("end", ENDS)
