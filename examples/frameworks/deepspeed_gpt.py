@@ -32,9 +32,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     options = gradwire.torch.ProcessGroupOptions(codec="int8")
-    gradwire.torch.init_process_group(
-        "gradwire", pg_options=options
-    )  # <- the lines; DeepSpeed finds it there
+    gradwire.torch.init_process_group("gradwire", pg_options=options)  # <- the lines; DeepSpeed finds it
     deepspeed.init_distributed(dist_backend="gradwire")
 
     torch.manual_seed(0)

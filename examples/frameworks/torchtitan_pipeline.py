@@ -31,10 +31,8 @@ class Decoder(nn.Module):
 
     def __init__(self, model: ByteGPT) -> None:
         super().__init__()
-        self.tok_embeddings, self.layers = (
-            model.embed,
-            nn.ModuleDict({str(i): block for i, block in enumerate(model.blocks)}),
-        )
+        self.tok_embeddings = model.embed
+        self.layers = nn.ModuleDict({str(i): block for i, block in enumerate(model.blocks)})
         self.norm, self.lm_head = model.norm, model.head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
