@@ -6,6 +6,7 @@ several with spaces between, of one BACKEND."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -30,16 +31,15 @@ def names(modules: str) -> list[str]:
     return [name + cell for name in found for cell in (cells if name.startswith("row_") else [""])]
 
 
-def run(
-    modules: str, size: int, deadline_s: float, *args: str, tolerate: tuple[int, ...] = (), **env: str
-) -> dict[str, Any]:
+@functools.cache
+def run(modules: str, size: int, tolerate: tuple[int, ...], deadline_s: float) -> dict[str, Any]:
     """{check: {rank: "ok" or a traceback}}. Ranks in `tolerate` may die; they are missing from the answer."""
     with tempfile.TemporaryDirectory(prefix="gradwire-ranks-") as folder:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **env}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         command = [sys.executable, str(HERE / "rank_main.py"), modules, folder, str(size)]
         logs = [open(Path(folder) / f"log{r}", "wb") for r in range(size)]  # noqa: SIM115
         ranks = [
-            subprocess.Popen([*command, str(r), *args], env=env, stdout=logs[r], stderr=subprocess.STDOUT)
+            subprocess.Popen([*command, str(r)], env=env, stdout=logs[r], stderr=subprocess.STDOUT)
             for r in range(size)
         ]
         end = time.monotonic() + deadline_s
@@ -71,6 +71,10 @@ def run(
         return answers
 
 
-def assert_ok(answer: dict[int, str]) -> None:
+def assert_ok(
+    check: str, modules: str, size: int, tolerate: tuple[int, ...] = (), deadline_s: float = 110.0
+) -> None:
+    """The check ended well on every rank. One launch of these modules does for all their checks."""
+    answer = run(modules, size, tolerate, deadline_s)[check]
     bad = {rank: text for rank, text in answer.items() if text != "ok"}
     assert not bad, "\n".join(f"--- rank {rank}\n{text}" for rank, text in bad.items())
