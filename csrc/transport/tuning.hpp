@@ -19,7 +19,7 @@ int sockets_for(double round_trip_s);
 // itself, and messages that stop and go mislead its estimate of the bandwidth. Cubic grows by the clock, reno by round
 // trips: after one packet out of order (a thread that changes cores is enough) cubic's window stays small for hundreds
 // of them. Measured between two namespaces without a limit, 2 cores, ring all-reduce of 25 MiB: BBR 23 to 40 ms, now
-// and then 180; cubic 11 to 22; reno 10 to 11 (iperf3 both ways, BBR and reno: 22 and 56 Gbit/s). On a 1 Gbit/s link
+// and then 180; cubic 11 to 22; reno 10 to 17 (iperf3 both ways, BBR and reno: 22 and 56 Gbit/s). On a 1 Gbit/s link
 // the three are equal.
 // Throws Error(rendezvous) if a name was given and the kernel does not allow it.
 void choose_congestion_control(int socket, const std::string& wanted);
