@@ -76,9 +76,13 @@ bool PeerSegment::owner_died() const {
 
 std::byte* PeerSegment::lent(const Loan& loan) {
   if (std::byte* at = arena_.find(loan)) return at;
-  std::byte* at = arena_.map(loan, pid_);
-  // A process that lives now had this number when its file was opened; else the file may be anybody's.
-  if (!owner_died()) return at;
+  // A process that lives now had this number when its file was opened; else the file, or the error, may be anybody's.
+  try {
+    std::byte* at = arena_.map(loan, pid_);
+    if (!owner_died()) return at;
+  } catch (const Error&) {
+    if (!owner_died()) throw;
+  }
   arena_.forget();
   return nullptr;
 }

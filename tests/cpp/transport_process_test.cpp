@@ -1,6 +1,7 @@
 // Ranks as processes: what only the operating system can show.
 #include <doctest/doctest.h>
 #include <signal.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -116,6 +117,19 @@ TEST_CASE("a killed process is lost even if a child it forked holds its sockets 
   await(t, [&] { return t.control_receive(1, m), t.peer_state(1) != gw::PeerState::alive; });
   CHECK(t.peer_state(1) == gw::PeerState::lost);
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+}
+
+TEST_CASE("memory lent by a process that has died meanwhile is away, and no error") {
+  const Child child("shm", [](gw::Transport&) {});
+  siginfo_t info;
+  ::kill(child.pid, SIGKILL);
+  REQUIRE(::waitid(P_PID, static_cast<id_t>(child.pid), &info, WEXITED | WNOWAIT) == 0);
+  // whose files may not be opened any more, but by root
+  const int before = ::setfsuid(65534);
+  std::byte* at = nullptr;
+  CHECK_NOTHROW(at = child.transport->lent(1, {.offset = 0, .bytes = 1, .file = 3}));
+  ::setfsuid(static_cast<uid_t>(before));
+  CHECK(at == nullptr);
 }
 
 TEST_CASE("shared memory has no name in /dev/shm") {
