@@ -68,7 +68,9 @@ void Arena::release(std::byte* data) {
   ::munmap(data, extent.bytes);
   if (process_ != ::getpid()) return;
   bytes_of_blocks.fetch_sub(extent.bytes, std::memory_order_relaxed);
-  // what was withdrawn a peer may still be writing to: never used again
+  ::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(extent.offset),
+              static_cast<off_t>(extent.bytes));
+  // what was withdrawn a peer may still be writing to: its place is never used again
   if (extent.shared) give(extent.offset, extent.bytes);
 }
 
@@ -91,8 +93,6 @@ uint64_t Arena::take(size_t bytes) {
 }
 
 void Arena::give(uint64_t offset, size_t bytes) {
-  ::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-              static_cast<off_t>(bytes));
   const auto next = free_.lower_bound(offset);
   if (next != free_.end() && next->first == offset + bytes) {
     bytes += next->second;

@@ -103,7 +103,8 @@ TEST_CASE("a withdrawn loan keeps its values for the owner, and late writes of a
   CHECK(all(there + kPage, kPage, 2));  // nor does the peer see what the owner does next
   CHECK(!Arena::loan_of(block->data(), 1));
   block.reset();
-  CHECK(loan(*arena->allocate(4 * kPage)).offset != whole.offset);  // the peer may still write there
+  CHECK(all(there, 4 * kPage, 0));                                  // its pages are given back
+  CHECK(loan(*arena->allocate(4 * kPage)).offset != whole.offset);  // but the peer may still write there
 }
 
 TEST_CASE("what a message says of lent memory is believed only as far as the file goes") {
