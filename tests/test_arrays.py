@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+from types import SimpleNamespace
 from typing import Any
 
 import exact
@@ -104,6 +105,13 @@ def test_strides_that_cover_flat_memory_are_contiguous_and_others_are_not() -> N
     for bad in (torch.ones(2, 3).T, torch.ones(4, 4)[:, :2], torch.ones(1).expand(3)):
         with pytest.raises(gradwire.ArgumentError, match="contiguous"):
             comm.all_reduce(bad)
+
+
+@pytest.mark.parametrize("strides", [(8,), (-4,)])
+def test_a_gpu_array_with_gaps_or_reversed_is_not_contiguous(strides: tuple[int, ...]) -> None:
+    interface = {"shape": (3,), "typestr": "<f4", "strides": strides, "data": (0, False), "version": 3}
+    with pytest.raises(gradwire.ArgumentError, match=r"cupy\.ascontiguousarray"):
+        gradwire._native.array_info(SimpleNamespace(__cuda_array_interface__=interface))
 
 
 @needs_torch

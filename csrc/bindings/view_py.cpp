@@ -243,7 +243,8 @@ View cuda_view(py::handle x, bool writable) {
   const py::tuple shape = i["shape"];
   for (size_t d = shape.size(); d-- > 0; v.count *= shape[d].cast<size_t>())
     if (i.contains("strides") && !i["strides"].is_none() && shape[d].cast<size_t>() > 1 &&
-        py::tuple(i["strides"])[d].cast<size_t>() != v.count * size_of(v.dtype))
+        py::tuple(i["strides"])[d].cast<py::ssize_t>() !=
+            static_cast<py::ssize_t>(v.count * size_of(v.dtype)))
       not_contiguous("pass a contiguous copy (CuPy: cupy.ascontiguousarray(x)) and copy the result back");
   const py::tuple data = i["data"];
   if (writable && data[1].cast<bool>())
