@@ -54,11 +54,6 @@ View bytes_of(py::handle array, const char* what, bool writable) {
     fail_argument(std::string(what) + " must be uint8 bytes, got " + std::string(name(v.dtype)));
   return v;
 }
-void check_count(const char* what, size_t expected, size_t got) {
-  if (expected != got)
-    fail_argument(std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
-                  std::to_string(got));
-}
 
 // The step of a seeded codec, how many threads a large fp32 array may use, and where it lies in a larger whole.
 struct Call {

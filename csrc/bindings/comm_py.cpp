@@ -51,12 +51,6 @@ double monotonic(std::chrono::steady_clock::time_point t) {
   return std::chrono::duration<double>(t.time_since_epoch()).count();
 }
 
-DType dtype_named(std::string_view text) {
-  for (int d = 1; valid(static_cast<DType>(d)); ++d)
-    if (name(static_cast<DType>(d)) == text) return static_cast<DType>(d);
-  fail_argument("unknown dtype '" + std::string(text) + "'");
-}
-
 using Codecs = std::shared_ptr<Codec>;
 
 void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator, CloseWithoutGil>>& cls) {

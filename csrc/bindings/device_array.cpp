@@ -15,11 +15,6 @@ namespace py = pybind11;
 namespace gw {
 namespace {
 
-DType dtype_called(const std::string& text) {
-  for (auto d : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8})
-    if (name(d) == text) return d;
-  fail_argument("dtype not supported: " + text);
-}
 // NumPy's spelling; bfloat16 has none and travels as bytes without meaning
 const char* typestr(DType d) {
   constexpr const char* kNames[] = {"", "<f4", "<f8", "<V2", "<f2", "<i4", "<i8", "|u1"};
@@ -67,7 +62,7 @@ DeviceArray::~DeviceArray() { gpu::release(view_.device, view_.data); }
 void register_device_array(py::module_& m) {
   py::class_<DeviceArray>(m, "DeviceArray")
       .def(py::init([](std::vector<size_t> shape, const std::string& dtype, int device) {
-             return std::make_unique<DeviceArray>(std::move(shape), dtype_called(dtype), device);
+             return std::make_unique<DeviceArray>(std::move(shape), dtype_named(dtype), device);
            }),
            py::arg("shape"), py::arg("dtype"), py::arg("device") = 0)
       .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })

@@ -28,11 +28,6 @@ void check_device(const char* what, const View& x, const View& other) {
     fail_argument(std::string(what) + " is on GPU " + std::to_string(other.device) + ", x on GPU " +
                   std::to_string(x.device) + ": all arrays of a call must be on one");
 }
-void check_count(const char* what, size_t expected, size_t got) {
-  if (expected != got)
-    fail_argument(std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
-                  std::to_string(got));
-}
 void check_bytes(const char* what, const View& x, const View& bytes, size_t expected) {
   check_device(what, x, bytes);
   if (bytes.dtype != DType::u8)

@@ -24,11 +24,6 @@ View typed(py::handle array, const char* what, DType dtype, bool writable) {
                   std::string(name(v.dtype)));
   return v;
 }
-void check_count(const char* what, size_t expected, size_t got) {
-  if (expected != got)
-    fail_argument(std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
-                  std::to_string(got));
-}
 void check_bits(int bits) {
   if (bits < 1 || bits > 8) fail_argument("bits must be from 1 to 8, got " + std::to_string(bits));
 }

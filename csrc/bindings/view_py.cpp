@@ -49,7 +49,7 @@ constexpr int32_t kDlCpu = 1;
                 "; expected float32, float64, bfloat16, float16, int32, int64 or uint8");
 }
 
-std::optional<DType> dtype_named(std::string_view n) {
+std::optional<DType> known_dtype(std::string_view n) {
   for (auto d : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8})
     if (name(d) == n) return d;
   return std::nullopt;
@@ -212,7 +212,7 @@ View dlpack_view(py::handle x) {
   static constexpr std::string_view kKinds[] = {"int", "uint", "float", "?", "bfloat"};
   const std::string kind =
       std::string(t->dtype.code < 5 ? kKinds[t->dtype.code] : "?") + std::to_string(t->dtype.bits);
-  const auto dtype = t->dtype.lanes == 1 ? dtype_named(kind) : std::nullopt;
+  const auto dtype = t->dtype.lanes == 1 ? known_dtype(kind) : std::nullopt;
   if (!dtype) bad_dtype("DLPack " + kind);
   int64_t count = 1;
   for (int i = t->ndim - 1; i >= 0; --i) {
@@ -230,7 +230,7 @@ View cuda_view(py::handle x, bool writable) {
   const py::dict i = x.attr("__cuda_array_interface__");
   const auto typestr = i["typestr"].cast<std::string>();
   std::optional<DType> dtype;
-  if (typestr == "<V2" && py::hasattr(x, "dtype")) dtype = dtype_named(std::string(py::str(x.attr("dtype"))));
+  if (typestr == "<V2" && py::hasattr(x, "dtype")) dtype = known_dtype(std::string(py::str(x.attr("dtype"))));
   if (!dtype && typestr.size() == 3 && typestr[0] != '>') {
     const char format[] = {typestr[2] == '2' ? 'e' : typestr[2] == '8' ? 'd' : 'f', 0};
     if (typestr[1] == 'f') dtype = dtype_of_format(format, typestr[2] - '0');
@@ -258,6 +258,18 @@ View cuda_view(py::handle x, bool writable) {
 
 }  // namespace
 
+void check_count(const char* what, size_t expected, size_t got) {
+  if (expected != got)
+    fail_argument(std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
+                  std::to_string(got));
+}
+
+DType dtype_named(std::string_view text) {
+  const auto dtype = known_dtype(text);
+  if (!dtype) bad_dtype(std::string(text));
+  return *dtype;
+}
+
 View view_of(py::handle x, bool writable) {
   const View v = any_view_of(x, writable);
   if (v.device >= 0)
@@ -277,13 +289,12 @@ View any_view_of(py::handle x, bool writable) {
       if (!py::hasattr(x, "__array_interface__")) throw;
       py::dict i = x.attr("__array_interface__");
       const std::string dtype = py::str(x.attr("dtype"));
-      const auto d = dtype_named(dtype);
-      if (!d) bad_dtype(dtype);
+      const DType d = dtype_named(dtype);
       if (!i["strides"].is_none()) not_contiguous("pass numpy.ascontiguousarray(x) and copy the result back");
       const py::tuple data = i["data"];
       if (writable && data[1].cast<bool>())
         fail_argument("the array is read-only; this operation writes into it: pass a writable copy");
-      return View{PyLong_AsVoidPtr(py::object(data[0]).ptr()), x.attr("size").cast<size_t>(), *d};
+      return View{PyLong_AsVoidPtr(py::object(data[0]).ptr()), x.attr("size").cast<size_t>(), d};
     }
   }
   if (py::hasattr(x, "__cuda_array_interface__")) return cuda_view(x, writable);

@@ -2,6 +2,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <string_view>
+
 #include "base/view.hpp"
 
 namespace gw {
@@ -13,5 +15,9 @@ View view_of(pybind11::handle array, bool writable);
 
 // The same for host and GPU memory: the view says which. On a GPU its stream is the caller's current one.
 View any_view_of(pybind11::handle x, bool writable);
+
+// Both throw Error(argument).
+DType dtype_named(std::string_view name);
+void check_count(const char* what, size_t expected, size_t got);  // of elements
 
 }  // namespace gw
