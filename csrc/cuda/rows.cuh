@@ -59,79 +59,88 @@ GW_DEVICE uint32_t bytes_of(const Codec& codec, const CodeCall& call, uint32_t c
   return count / call.block * block_bytes + (rest ? codec.short_bytes(rest) : 0);
 }
 
+// What a warp works on at a time, and its lane that asks.
 template <class Codec>
-__global__ void __launch_bounds__(kThreads, 4) encode_rows(CodeCall call) {
-  auto& shared = shared_memory<RowShared<Codec>>();
-  Codec::fill(shared.tables, threadIdx.x);
-  __syncthreads();
-  const Codec codec(call, shared.tables);
-  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  auto& mine = shared.warps[warp];
-  const size_t spans = (call.count + kSpan - 1) / kSpan, span_bytes = size_t{kRows} * codec.row_bytes();
-  for (size_t span = size_t{blockIdx.x} * kWarps + warp; span < spans; span += size_t{gridDim.x} * kWarps) {
-    const size_t begin = span * kSpan;
-    const auto count = static_cast<uint32_t>(min_of(size_t{kSpan}, call.count - begin));
-    for (uint32_t row = 0; row * kRow < count; ++row) {
-      Row r{.lane = lane,
-            .at = begin + row * kRow + lane * kValues,
-            .element = 0,
+struct Span {
+  const Codec& codec;
+  const CodeCall& call;
+  typename RowShared<Codec>::Warp& mine;
+  uint32_t lane;
+  size_t begin;      // place of the first value
+  uint32_t count;    // values
+  uint8_t* payload;  // theirs, in memory
+
+  GW_DEVICE uint32_t rest() const { return count % call.block; }
+  GW_DEVICE uint8_t* last_block() const { return mine.payload + bytes_of(codec, call, count - rest()); }
+  GW_DEVICE Row row(uint32_t i) const {
+    const size_t at = begin + i * kRow + lane * kValues;
+    return {.lane = lane,
+            .at = at,
+            .element = call.first + at,
             .codes = mine.codes,
-            .payload = mine.payload + row * codec.row_bytes(),
+            .payload = mine.payload + i * codec.row_bytes(),
             .wants_loss = call.loss != nullptr};
-      r.element = call.first + r.at;
-      float v[kValues], lost[kValues];
-      load(call.dtype, call.array, r.at, call.count, v);
-      add_owed(call.residual, call.owed, r.at, call.count, v);
-      codec.encode(r, v, lost);
-      put_loss(call.residual, call.loss, r.at, call.count, lost);
-    }
-    __syncwarp();
-    const uint32_t rest = count % call.block;
-    if (rest) {
-      if (lane == 0) codec.shorten(mine.payload + bytes_of(codec, call, count - rest), rest);
-      __syncwarp();
-    }
-    copy_out(mine.payload, call.payload + span * span_bytes, bytes_of(codec, call, count), {lane, 32});
+  }
+};
+
+template <class Codec>
+GW_DEVICE void encode_span(const Span<Codec>& s) {
+  const CodeCall& call = s.call;
+  for (uint32_t i = 0; i * kRow < s.count; ++i) {
+    const Row r = s.row(i);
+    float v[kValues], lost[kValues];
+    load(call.dtype, call.array, r.at, call.count, v);
+    add_owed(call.residual, call.owed, r.at, call.count, v);
+    s.codec.encode(r, v, lost);
+    put_loss(call.residual, call.loss, r.at, call.count, lost);
+  }
+  __syncwarp();
+  if (s.rest()) {
+    if (s.lane == 0) s.codec.shorten(s.last_block(), s.rest());
     __syncwarp();
   }
+  copy_out(s.mine.payload, s.payload, bytes_of(s.codec, call, s.count), {s.lane, 32});
 }
 
 template <class Codec>
-__global__ void __launch_bounds__(kThreads, 4) decode_rows(CodeCall call) {
+GW_DEVICE void decode_span(const Span<Codec>& s) {
+  const CodeCall& call = s.call;
+  copy_in(s.payload, s.mine.payload, bytes_of(s.codec, call, s.count), {s.lane, 32});
+  __syncwarp();
+  if (s.rest()) {
+    if (s.lane == 0) s.codec.lengthen(s.last_block(), s.rest());
+    __syncwarp();
+  }
+  for (uint32_t i = 0; i * kRow < s.count; ++i) {
+    const Row r = s.row(i);
+    float v[kValues];
+    s.codec.decode(r, v);
+    if (call.add) {
+      float acc[kValues];
+      load(call.dtype, call.array, r.at, call.count, acc);
+      for (int k = 0; k < kValues; ++k) v[k] = sum_of(acc[k], v[k]);
+    }
+    store(call.dtype, call.array, r.at, call.count, v);
+  }
+}
+
+template <class Codec, bool Decode>
+__global__ void __launch_bounds__(kThreads, 4) code_rows(CodeCall call) {
   auto& shared = shared_memory<RowShared<Codec>>();
   Codec::fill(shared.tables, threadIdx.x);
   __syncthreads();
   const Codec codec(call, shared.tables);
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  auto& mine = shared.warps[warp];
   const size_t spans = (call.count + kSpan - 1) / kSpan, span_bytes = size_t{kRows} * codec.row_bytes();
-  for (size_t span = size_t{blockIdx.x} * kWarps + warp; span < spans; span += size_t{gridDim.x} * kWarps) {
-    const size_t begin = span * kSpan;
+  for (size_t i = size_t{blockIdx.x} * kWarps + warp; i < spans; i += size_t{gridDim.x} * kWarps) {
+    const size_t begin = i * kSpan;
     const auto count = static_cast<uint32_t>(min_of(size_t{kSpan}, call.count - begin));
-    copy_in(call.payload + span * span_bytes, mine.payload, bytes_of(codec, call, count), {lane, 32});
-    __syncwarp();
-    const uint32_t rest = count % call.block;
-    if (rest) {
-      if (lane == 0) codec.lengthen(mine.payload + bytes_of(codec, call, count - rest), rest);
-      __syncwarp();
-    }
-    for (uint32_t row = 0; row * kRow < count; ++row) {
-      Row r{.lane = lane,
-            .at = begin + row * kRow + lane * kValues,
-            .element = 0,
-            .codes = mine.codes,
-            .payload = mine.payload + row * codec.row_bytes(),
-            .wants_loss = false};
-      r.element = call.first + r.at;
-      float v[kValues];
-      codec.decode(r, v);
-      if (call.add) {
-        float acc[kValues];
-        load(call.dtype, call.array, r.at, call.count, acc);
-        for (int k = 0; k < kValues; ++k) v[k] = sum_of(acc[k], v[k]);
-      }
-      store(call.dtype, call.array, r.at, call.count, v);
-    }
+    const Span<Codec> span{codec, call,  shared.warps[warp],           lane,
+                           begin, count, call.payload + i * span_bytes};
+    if constexpr (Decode)
+      decode_span(span);
+    else
+      encode_span(span);
     __syncwarp();
   }
 }
@@ -148,7 +157,7 @@ inline dim3 row_grid(const CodeCall& call, Where where) {
 }
 template <class Codec>
 int run_rows(const CodeCall& call, bool decode, Where where) {
-  return launch(decode ? decode_rows<Codec> : encode_rows<Codec>, row_grid(call, where), kThreads,
+  return launch(decode ? code_rows<Codec, true> : code_rows<Codec, false>, row_grid(call, where), kThreads,
                 where.stream, call);
 }
 
