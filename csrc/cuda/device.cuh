@@ -52,10 +52,9 @@ int launch(void (*kernel)(Arguments), dim3 grid, unsigned threads, cudaStream_t 
 
 // How many blocks a kernel that strides over its work is given at most.
 inline unsigned most_blocks(int device) {
-  static int known[64] = {};
-  int& sms = known[device & 63];
-  if (sms == 0) cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  return static_cast<unsigned>(sms > 0 ? sms : 1) * 8;
+  int sms = 1;
+  cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  return static_cast<unsigned>(sms) * 8;
 }
 
 }  // namespace gw::cuda
