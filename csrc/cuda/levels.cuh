@@ -3,7 +3,7 @@
 #pragma once
 #include <utility>
 
-#include "cuda/memory.cuh"
+#include "cuda/device.cuh"
 // then
 #include "codec/levels.hpp"
 #include "codec/random.hpp"
@@ -28,7 +28,8 @@ GW_DEVICE int8_t level_at(uint32_t code, std::index_sequence<K...>) {
   return static_cast<int8_t>(level);
 }
 
-// Every grid: kBits; kScaleBits; kFitted; Tables, fill; scale(stat); fine(x, inverse, draws, k); code(fine); level(code).
+// Every grid: kBits; kRandom; kFitted; kMeets; Tables, fill; scale(stat); fine(x, inverse, draws, k);
+// code(tables, fine, meeting); level(tables, code).
 template <int Bits, bool Random>
 struct EvenGrid {
   static constexpr int kBits = Bits;
@@ -82,17 +83,5 @@ struct SignOnly {
   static GW_DEVICE uint8_t code(const Tables&, int fine, int) { return fine >= 0; }
   static GW_DEVICE int level(const Tables&, uint32_t code) { return 2 * static_cast<int>(code) - 1; }
 };
-
-// Sums and maxima over the `lanes` neighbouring lanes that share a block.
-GW_DEVICE uint32_t block_max(uint32_t v, uint32_t lanes) {
-  for (int distance = static_cast<int>(lanes / 2); distance > 0; distance /= 2)
-    v = max_of(v, __shfl_xor_sync(~0u, v, distance));
-  return v;
-}
-GW_DEVICE int32_t block_sum(int32_t v, uint32_t lanes) {
-  for (int distance = static_cast<int>(lanes / 2); distance > 0; distance /= 2)
-    v += __shfl_xor_sync(~0u, v, distance);
-  return v;
-}
 
 }  // namespace gw::cuda

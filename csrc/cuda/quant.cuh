@@ -1,5 +1,6 @@
 // Blocks of codes under one bf16 scale (codec/quant.hpp, codec/sign.hpp) as rows of a warp.
 #pragma once
+#include "cuda/lanes.cuh"
 #include "cuda/levels.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/slices.cuh"
@@ -72,29 +73,22 @@ class QuantRow {
 
     uint8_t* block = r.payload + r.lane / lanes_ * bytes_;
     if (r.lane % lanes_ == 0) put_half(block, bits);
-    uint32_t words[2];
-    __builtin_memcpy(words, code, kValues);
     if constexpr (kBits == 8) {
+      uint32_t words[2];
+      __builtin_memcpy(words, code, kValues);
       uint8_t* to = block + 2 + r.lane % lanes_ * kValues;
       put_word(to, words[0]);
       put_word(to + 4, words[1]);
     } else {
-      __syncwarp();  // all have read the codes of the row before
-      auto* mine = reinterpret_cast<uint2*>(r.codes + r.lane * kValues);
-      *mine = {words[0], words[1]};
-      __syncwarp();
-      pack_row<kBits>(r.codes, block_, bytes_, r.payload + 2, r.lane);
+      pack_row<kBits>(code, r.codes, block_, bytes_, r.payload + 2, r.lane);
     }
   }
 
   GW_DEVICE void decode(const Row& r, float (&v)[kValues]) const {
     const uint8_t* block = r.payload + r.lane / lanes_ * bytes_;
     const float d = float_of(get_half(block) << 16);
-    const uint32_t at = r.lane % lanes_ * kValues;
     uint8_t code[kValues];
-    const uint32_t words[2] = {unpack_four<kBits>(block + 2, block_, at),
-                               unpack_four<kBits>(block + 2, block_, at + 4)};
-    __builtin_memcpy(code, words, kValues);
+    unpack_eight<kBits>(block + 2, block_, r.lane % lanes_ * kValues, code);
     for (int k = 0; k < kValues; ++k) v[k] = scaled(static_cast<float>(Grid::level(tables_, code[k])), d);
   }
 

@@ -1,6 +1,7 @@
 // Residuals in their three forms: fp32, or coded as the codecs bf16 and int8(block=64) do, for less memory and less to read
 // and write. What a thread holds is added to its 8 values, and replaced by what encoding them lost.
 #pragma once
+#include "cuda/lanes.cuh"
 #include "cuda/memory.cuh"
 #include "cuda/plugin.h"
 // then
@@ -36,8 +37,7 @@ GW_DEVICE void put_loss(uint32_t kind, void* loss, size_t at, size_t count, cons
   uint32_t stat = 0;
   for (size_t k = 0; k < kValues; ++k)
     if (at + k < count) stat = max_of(stat, statistic(lost[k]));
-  for (int distance = kResidualBlock / kValues / 2; distance > 0; distance /= 2)
-    stat = max_of(stat, __shfl_xor_sync(~0u, stat, distance));
+  stat = block_max(stat, kResidualBlock / kValues);
   if (at >= count) return;
   const Scale s = scale_of<8>(stat);
   auto* block = static_cast<uint8_t*>(loss) + at / kResidualBlock * kResidualBytes;

@@ -1,6 +1,7 @@
 // rotated4: random signs, a Hadamard transform of 128 values, 16 Lloyd-Max levels (codec/rotated4.hpp). A block is 16 lanes;
 // distances of 64 to 8 are exchanges between lanes, of 4 to 1 inside one, in the order of codec/hadamard.hpp.
 #include "cuda/kernels.cuh"
+#include "cuda/lanes.cuh"
 #include "cuda/levels.cuh"
 #include "cuda/slices.cuh"
 
@@ -73,13 +74,8 @@ class RotatedRow {
     const uint32_t bits = nan ? kNanScale : fitted_bits(over, under, scale.d);
     if (nan)
       for (int k = 0; k < kValues; ++k) code[k] = 0;
-    uint32_t words[2];
-    __builtin_memcpy(words, code, kValues);
     if (r.lane % kLanes == 0) put_half(r.payload + r.lane / kLanes * kBytes, bits);
-    __syncwarp();  // all have read the codes of the row before
-    *reinterpret_cast<uint2*>(r.codes + r.lane * kValues) = {words[0], words[1]};
-    __syncwarp();
-    pack_row<4>(r.codes, kBlock, kBytes, r.payload + 2, r.lane);
+    pack_row<4>(code, r.codes, kBlock, kBytes, r.payload + 2, r.lane);
     if (!r.wants_loss) return;
     restore(r, code, bits, y);
     for (int k = 0; k < kValues; ++k) lost[k] = finite_or_zero(v[k] - y[k]);
@@ -87,11 +83,8 @@ class RotatedRow {
 
   GW_DEVICE void decode(const Row& r, float (&v)[kValues]) const {
     const uint8_t* block = r.payload + r.lane / kLanes * kBytes;
-    const uint32_t at = r.lane % kLanes * kValues;
-    const uint32_t words[2] = {unpack_four<4>(block + 2, kBlock, at),
-                               unpack_four<4>(block + 2, kBlock, at + 4)};
     uint8_t code[kValues];
-    __builtin_memcpy(code, words, kValues);
+    unpack_eight<4>(block + 2, kBlock, r.lane % kLanes * kValues, code);
     restore(r, code, get_half(block), v);
   }
 

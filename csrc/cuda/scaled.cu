@@ -1,6 +1,6 @@
 // Small floats under a scale per block: fp8_e4m3 and fp8_e5m2 with a block, mxfp8_e4m3, mxfp8_e5m2, mxfp4 (codec/scaled.hpp).
 #include "cuda/kernels.cuh"
-#include "cuda/levels.cuh"
+#include "cuda/lanes.cuh"
 // then
 #include "codec/fp8.hpp"
 #include "codec/mx.hpp"

@@ -21,8 +21,15 @@ GW_DEVICE void pack_slices(const uint8_t* codes, int shift, uint32_t block, uint
     put_word(out + b * stride + at, packed);
   }
 }
+// The row's codes, 8 from each lane, which pass through its 256 bytes of `codes`.
 template <int Bits>
-GW_DEVICE void pack_row(const uint8_t* codes, uint32_t block, uint32_t stride, uint8_t* out, uint32_t lane) {
+GW_DEVICE void pack_row(const uint8_t (&mine)[kValues], uint8_t* codes, uint32_t block, uint32_t stride,
+                        uint8_t* out, uint32_t lane) {
+  uint32_t words[2];
+  __builtin_memcpy(words, mine, kValues);
+  __syncwarp();  // all have read the codes of the row before
+  *reinterpret_cast<uint2*>(codes + lane * kValues) = {words[0], words[1]};
+  __syncwarp();
   if constexpr ((Bits & 4) != 0) pack_slices<4>(codes, 0, block, stride, out, lane);
   if constexpr ((Bits & 2) != 0)
     pack_slices<2>(codes, Bits & 4, block, stride, out + block * (Bits & 4) / 8, lane);
@@ -47,6 +54,13 @@ GW_DEVICE uint32_t unpack_four(const uint8_t* slices, uint32_t block, uint32_t a
   if constexpr ((Bits & 1) != 0)
     codes |= slice_word<1>(slices + block * (Bits & 6) / 8, block, at) << (Bits & 6);
   return codes;
+}
+
+// The 8 from the `at`-th on.
+template <int Bits>
+GW_DEVICE void unpack_eight(const uint8_t* slices, uint32_t block, uint32_t at, uint8_t (&codes)[kValues]) {
+  const uint32_t words[2] = {unpack_four<Bits>(slices, block, at), unpack_four<Bits>(slices, block, at + 4)};
+  __builtin_memcpy(codes, words, kValues);
 }
 
 // Of a short block the first min(length, slice) bytes of each slice travel. In place, to the front and back.
