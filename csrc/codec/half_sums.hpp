@@ -1,5 +1,5 @@
 // Sums of a few arrays of 16-bit floats, as fast as memory gives them: 32 values a turn. The bits are those of the plain
-// loop, sum_chunk in kernels_impl.hpp, which the compiler vectorises less well (25 MiB of fp32 took little longer than half
+// loop, sum_whole in kernels_impl.hpp, which the compiler vectorises less well (25 MiB of fp32 took little longer than half
 // as many bytes of bf16, two cores, 2026-11).
 #pragma once
 #if defined(__F16C__)

@@ -109,12 +109,12 @@ void fold_chunk(ReduceOp op, const void* const* srcs, int n, size_t at, typename
 
 // Float sums of N sources in one loop. Multiplying by a factor of 1 changes nothing and hides behind memory.
 template <class E, int N, bool Copy>
-void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<typename E::T>* out,
+void sum_whole(const void* const* srcs, typename E::Acc factor, Any<typename E::T>* out,
                Any<typename E::T>* also, size_t count) {
-  const auto* a = elements<E>(srcs[0], at);
-  const auto* b = elements<E>(srcs[1], at);
-  const auto* c = elements<E>(srcs[N > 2 ? 2 : 0], at);
-  const auto* d = elements<E>(srcs[N > 3 ? 3 : 0], at);
+  const auto* a = elements<E>(srcs[0], 0);
+  const auto* b = elements<E>(srcs[1], 0);
+  const auto* c = elements<E>(srcs[N > 2 ? 2 : 0], 0);
+  const auto* d = elements<E>(srcs[N > 3 ? 3 : 0], 0);
   size_t done = 0;
   if constexpr (sizeof(typename E::T) == 2) done = sum_halves<N, Copy>(srcs, factor, out, also, count);
   GW_IVDEP
@@ -136,11 +136,11 @@ void sum_chunk(const void* const* srcs, size_t at, typename E::Acc factor, Any<t
 }
 
 template <class E, bool Copy>
-bool sum_few(const void* const* srcs, int n, size_t at, typename E::Acc factor, Any<typename E::T>* out,
+bool sum_few(const void* const* srcs, int n, typename E::Acc factor, Any<typename E::T>* out,
              Any<typename E::T>* also, size_t count) {
-  if (n == 2) sum_chunk<E, 2, Copy>(srcs, at, factor, out, also, count);
-  if (n == 3) sum_chunk<E, 3, Copy>(srcs, at, factor, out, also, count);
-  if (n == 4) sum_chunk<E, 4, Copy>(srcs, at, factor, out, also, count);
+  if (n == 2) sum_whole<E, 2, Copy>(srcs, factor, out, also, count);
+  if (n == 3) sum_whole<E, 3, Copy>(srcs, factor, out, also, count);
+  if (n == 4) sum_whole<E, 4, Copy>(srcs, factor, out, also, count);
   return n >= 2 && n <= 4;
 }
 
@@ -155,8 +155,8 @@ void fold_typed(ReduceOp op, const void* const* srcs, int n, double scale, void*
   if constexpr (E::kFloat) {
     auto* to = static_cast<Any<T>*>(out);
     auto* also = static_cast<Any<T>*>(copy);
-    if (op == ReduceOp::sum && (copy ? sum_few<E, true>(srcs, n, 0, factor, to, also, count)
-                                     : sum_few<E, false>(srcs, n, 0, factor, to, also, count)))
+    if (op == ReduceOp::sum && (copy ? sum_few<E, true>(srcs, n, factor, to, also, count)
+                                     : sum_few<E, false>(srcs, n, factor, to, also, count)))
       return;
   }
   for (size_t at = 0; at < count; at += kChunk) {
