@@ -167,9 +167,12 @@ Communicator::Prepared Communicator::check_and_plan(Collective collective, const
   Prepared p;
   p.plan = plan_for(operation, o.algorithm);
   p.buffers = {in.data, out.data, o.residual ? static_cast<float*>(o.residual->data) : nullptr};
-  p.buffers.in_loan = Arena::loan_of(in.data, in.bytes());
-  p.buffers.out_loan = in.data == out.data ? p.buffers.in_loan : Arena::loan_of(out.data, out.bytes());
-  if (collective == Collective::all_to_all && in.data == out.data) p.buffers.in_loan.reset();
+  if (p.plan->lends) {
+    p.buffers.in_loan = Arena::loan_of(in.data, in.bytes());
+    p.buffers.out_loan = in.data == out.data ? p.buffers.in_loan : Arena::loan_of(out.data, out.bytes());
+    // a block that is received lands where one lay that was sent
+    if (collective == Collective::all_to_all && in.data == out.data) p.buffers.in_loan.reset();
+  }
   p.timeout = Deadline::duration(seconds);
   return p;
 }
