@@ -15,6 +15,10 @@ namespace {
 
 [[noreturn]] void fail(const std::string& message) { throw Error(ErrorKind::gpu, message); }
 
+static_assert(static_cast<int>(ResidualKind::fp32) == GW_RESIDUAL_FP32 &&
+              static_cast<int>(ResidualKind::bf16) == GW_RESIDUAL_BF16 &&
+              static_cast<int>(ResidualKind::int8) == GW_RESIDUAL_INT8);
+
 constexpr int kNoDevice = 100, kOldDriver = 35;  // cudaErrorNoDevice, cudaErrorInsufficientDriver
 
 struct Plugin {
