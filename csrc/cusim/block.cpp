@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -267,9 +266,6 @@ const Lanes& exchange(uint32_t mask, int operation, uint64_t value) {
   return current->exchange(mask, operation, value);
 }
 void* shared(size_t bytes, size_t alignment) { return current->shared(bytes, alignment); }
-uint64_t clock() {
-  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-}
 }  // namespace self
 
 }  // namespace cusim

@@ -53,7 +53,6 @@ const Lanes& exchange(uint32_t mask, int operation, uint64_t value);
 unsigned lane();
 void spin();                                   // lets others run: to be called in every loop that waits
 void* shared(size_t bytes, size_t alignment);  // zero threads have to have called it before; filled with 0xcd
-uint64_t clock();                              // nanoseconds
 }  // namespace self
 
 }  // namespace cusim

@@ -12,7 +12,6 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __restrict__ __restrict
 
 using dim3 = cusim::Dim3;
 struct alignas(16) uint4 {
@@ -63,51 +62,8 @@ T __shfl_xor_sync(unsigned mask, T v, int distance) {
   const auto& all = cusim::self::exchange(mask, 2, cusim::bits(v));
   return cusim::from_bits<T>(all.value[(lane ^ static_cast<unsigned>(distance)) & 31]);
 }
-template <class T>
-T __shfl_sync(unsigned mask, T v, int source) {
-  return cusim::from_bits<T>(cusim::self::exchange(mask, 3, cusim::bits(v)).value[source & 31]);
-}
-template <class T>
-T __shfl_up_sync(unsigned mask, T v, unsigned distance) {
-  const unsigned lane = cusim::self::lane();
-  const auto& all = cusim::self::exchange(mask, 4, cusim::bits(v));
-  return cusim::from_bits<T>(all.value[lane >= distance ? lane - distance : lane]);
-}
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  const auto& all = cusim::self::exchange(mask, 5, predicate != 0);
-  unsigned votes = 0;
-  for (unsigned l = 0; l < 32; ++l)
-    if (mask >> l & 1) votes |= static_cast<unsigned>(all.value[l] != 0) << l;
-  return votes;
-}
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 
-// ---- bits and atomics (those of CUDA order nothing else: relaxed)
-inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
-template <class T>
-T atomicAdd(T* p, T v) {
-  return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
-}
-template <class T>
-T atomicOr(T* p, T v) {
-  return __atomic_fetch_or(p, v, __ATOMIC_RELAXED);
-}
-template <class T>
-T atomicMax(T* p, T v) {
-  T old = __atomic_load_n(p, __ATOMIC_RELAXED);
-  while (old < v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-  return old;
-}
-template <class T>
-T __ldcs(const T* p) {
-  return *p;
-}
-template <class T>
-void __stcs(T* p, T v) {
-  *p = v;
-}
 
 // ---- the runtime
 enum cudaError_t : int {
@@ -149,11 +105,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* p);
 cudaError_t cudaMalloc(void** p, size_t bytes);
 cudaError_t cudaFree(void* p);
-cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream);
-cudaError_t cudaFreeAsync(void* p, cudaStream_t stream);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
-cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);

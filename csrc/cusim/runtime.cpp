@@ -136,12 +136,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* p) 
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** p, size_t bytes) {
-  const size_t whole = (bytes + 255) / 256 * 256;
   // exactly `bytes` after an aligned start, so that AddressSanitizer sees a store behind the end
   if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
   std::memset(*p, 0xcd, bytes);
   const std::lock_guard lock(mutex_of_memory);
-  memory()[reinterpret_cast<uintptr_t>(*p)] = whole ? bytes : 1;
+  memory()[reinterpret_cast<uintptr_t>(*p)] = bytes ? bytes : 1;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
@@ -150,20 +149,9 @@ cudaError_t cudaFree(void* p) {
   std::free(p);
   return cudaSuccess;
 }
-cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
-cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
-  put(stream, [p] { cudaFree(p); });
-  return cudaSuccess;
-}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   put(stream, [=] {
     if (bytes) std::memcpy(to, from, bytes);
-  });
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
-  put(stream, [=] {
-    if (bytes) std::memset(p, value, bytes);
   });
   return cudaSuccess;
 }
