@@ -14,15 +14,6 @@
 
 #include "cusim/fiber.hpp"
 
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#define CUSIM_RELEASE(p) __tsan_release(p)
-#define CUSIM_ACQUIRE(p) __tsan_acquire(p)
-#else
-#define CUSIM_RELEASE(p) (void)(p)
-#define CUSIM_ACQUIRE(p) (void)(p)
-#endif
-
 namespace cusim {
 namespace {
 
@@ -104,22 +95,15 @@ class Block {
   unsigned lane() const { return active_ % kWarp; }
   void wait(At at) {
     threads_[active_].at = at;
-    if (at == At::barrier) CUSIM_RELEASE(this);
-    const unsigned me = active_;
-    fibers[me]->yield();
-    if (at == At::barrier) CUSIM_ACQUIRE(this);
+    fibers[active_]->yield();
   }
   const self::Lanes& exchange(uint32_t mask, int operation, uint64_t value) {
-    const unsigned me = active_;
     if (!(mask >> lane() & 1)) throw Error("a lane calls a warp operation whose mask leaves it out");
-    Thread& t = threads_[me];
+    Thread& t = threads_[active_];
     t.mask = mask;
     t.operation = operation;
     t.value = value;
-    void* warp = &threads_[me / kWarp * kWarp];
-    CUSIM_RELEASE(warp);
     wait(At::exchange);
-    CUSIM_ACQUIRE(warp);
     return t.received;
   }
   void* shared(size_t bytes, size_t alignment) {
@@ -128,10 +112,7 @@ class Block {
       shared_.reset(
           static_cast<char*>(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)));
       std::memset(shared_.get(), 0xcd, bytes);
-      // what starts a block has happened before all of its threads
-      CUSIM_RELEASE(&shared_);
     }
-    CUSIM_ACQUIRE(&shared_);
     if (bytes != shared_bytes_) throw Error("a kernel asks for two sizes of shared memory");
     return shared_.get();
   }

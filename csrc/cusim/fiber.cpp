@@ -69,8 +69,7 @@ struct Fiber::State {
   void enter() {
 #if defined(__SANITIZE_THREAD__)
     owner_thread = __tsan_get_current_fiber();
-    // 1: a switch orders nothing. Threads of a block are ordered by its barriers alone, as on a GPU.
-    __tsan_switch_to_fiber(my_thread, 1);
+    __tsan_switch_to_fiber(my_thread, 0);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&owner_fake, bottom(), size());
@@ -86,7 +85,7 @@ struct Fiber::State {
   }
   void back() {
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(owner_thread, 1);
+    __tsan_switch_to_fiber(owner_thread, 0);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&my_fake, owner_bottom, owner_size);
