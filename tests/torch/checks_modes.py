@@ -10,9 +10,12 @@ import warnings
 from typing import Any
 
 import torch
-from scene import MLP, Scene, assert_conserves, assert_matches_plain, assert_same, check_sums, grads
+from scene import MLP, Scene, assert_conserves, assert_matches_plain, assert_same, check_sums, grads, raises
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+import gradwire
+import gradwire.torch
 
 warnings.filterwarnings("ignore")
 SMALL = {"bucket_cap_mb": 0.005}  # megabytes: the MLP's 20 kB make several buckets
@@ -44,6 +47,29 @@ def check_small_buckets_and_their_rebuild(scene: Scene) -> None:
     assert layouts[0] != layouts[1] == layouts[4], f"DDP did not rebuild its buckets: {layouts}"
     assert len(layouts[4]) > 1, "one bucket: nothing was regrouped"
     both(scene, MLP(), **SMALL)
+
+
+def check_attach_chooses_the_sizes_of_buckets(scene: Scene) -> None:
+    def buckets(of_attach: Any, **of_ddp: Any) -> list[int]:
+        ddp = DistributedDataParallel(MLP(), **of_ddp)
+        with gradwire.torch.attach(ddp, None, scene.comm, **of_attach) as handle:
+            optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+            for i in range(3):
+                optimizer.zero_grad()
+                ddp(scene.batch(i)).square().mean().backward()
+                optimizer.step()
+            scene.same_everywhere(ddp)
+            return [sum(p.numel() for p in plan.params) for _, plan in sorted(handle.state._plans.items())]
+
+    for graph in ({}, {"gradient_as_bucket_view": True}, {"static_graph": True}):
+        assert len(buckets({}, **graph)) == 1  # 20 kB
+        assert len(buckets(SMALL, **graph)) > 2
+    assert buckets(SMALL) == buckets({"bucket_cap_mb": None}, **SMALL) == buckets({}, **SMALL)
+    assert sum(buckets(SMALL)) == sum(p.numel() for p in MLP().parameters())
+    assert len(buckets(SMALL, find_unused_parameters=True)) > 2
+    assert len(buckets({"bucket_cap_mb": 1}, **SMALL)) == 1
+    for wrong in (0, -1.5, "big"):
+        raises(gradwire.ArgumentError, lambda wrong=wrong: buckets({"bucket_cap_mb": wrong}))
 
 
 def check_bucket_cap_mb_list(scene: Scene) -> None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError, Closed
 
-from .buckets import broadcast, grouped, named
+from .buckets import FIRST_MB, auto_mb, broadcast, grouped, named
 from .handle import Handle, communicator_for
 from .state import CodecChoice, GradientState, of_state
 from .trace import HookTrace
@@ -27,7 +27,8 @@ class GradientBucketer(Handle):
     parameters: `model.parameters()`, or `model.named_parameters()`, which a policy by name and a checkpoint
     that outlives a change of the model need. Frozen ones are left out. comm: None makes one, over
     `process_group` if torch.distributed is initialised, else by `gradwire.init()`'s rules. codec and options:
-    as in `attach`. bucket_mb, first_bucket_mb: sizes of the messages, in MiB of gradient.
+    as in `attach`. bucket_mb, first_bucket_mb: sizes of the messages, in MiB of gradient; None: what
+    `attach` takes for "auto".
     find_unused_parameters: a parameter without a gradient on this rank counts as zeros, and one without a
     gradient on any rank keeps `grad` None; costs one small message a step. Without it that is an
     ArgumentError. broadcast_parameters: start from rank 0's values.
@@ -50,8 +51,8 @@ class GradientBucketer(Handle):
         comm: Communicator | None = None,
         codec: CodecChoice = "int8",
         *,
-        bucket_mb: float = 25.0,
-        first_bucket_mb: float = 1.0,
+        bucket_mb: float | None = None,
+        first_bucket_mb: float = FIRST_MB,
         find_unused_parameters: bool = False,
         broadcast_parameters: bool = True,
         process_group: dist.ProcessGroup | None = None,
@@ -59,10 +60,10 @@ class GradientBucketer(Handle):
     ) -> None:
         self._names = named(parameters)
         self._params = list(self._names.values())
-        self._caps = (bucket_mb, first_bucket_mb)
-        self._group(range(len(self._params) - 1, -1, -1))
         mine, settings = of_state(options, given_comm=comm is not None)
         with communicator_for(comm, process_group, settings) as (used, owns_comm):
+            self._caps = (auto_mb(used.size) if bucket_mb is None else bucket_mb, first_bucket_mb)
+            self._group(range(len(self._params) - 1, -1, -1))
             state = GradientState(used, codec, named_parameters=self._names.items(), **mine)
             super().__init__(state, owns_comm)
             if broadcast_parameters:

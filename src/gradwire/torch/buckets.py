@@ -10,6 +10,13 @@ from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
 MB = 1 << 20
+FIRST_MB = 1.0
+
+
+def auto_mb(ranks: int) -> float:
+    """MiB of gradient in a bucket. Small ones leave early and end late little; a rank's share of one should
+    still be a message worth sending."""
+    return float(min(25, max(4, ranks)))
 
 
 def named(parameters: Iterable[torch.Tensor | tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
+from .buckets import FIRST_MB, auto_mb
 from .handle import Handle, communicator_for
 from .hook import HookState, all_reduce_hook
+from .private import has_own_bucket_sizes, regroup
 from .state import CodecChoice, of_state
 from .trace import HookTrace
 
@@ -42,6 +44,8 @@ def attach(
     ddp: DistributedDataParallel,
     codec: CodecChoice = "int8",
     comm: Communicator | None = None,
+    *,
+    bucket_cap_mb: float | str | None = "auto",
     **options: Any,
 ) -> Handle:
     """Lets gradwire average the gradients of `ddp`. Call it on every rank, before the first backward.
@@ -53,6 +57,10 @@ def attach(
 
     overlap="next-batch" (off by default) hides communication behind a whole step, at the price of gradients
     that are exactly one step old; the first step's `grad` is None, and `Handle.flush` brings the last one's.
+
+    bucket_cap_mb: MiB of gradient that travel together. "auto": small enough to leave while backward still
+    computes (4 on up to 4 ranks, the first one 1), unless `ddp` was made with sizes of its own; None: as
+    `ddp` was made. DDP's default is 25.
 
     Without `comm`, one is made over the ranks of `ddp.process_group`, through its store. Options:
     `transport`, `timeout` and others of `gradwire.init` for that communicator; those of `HookState` for the
@@ -84,6 +92,10 @@ def attach(
             "with find_unused_parameters=True DDP itself uses its group during backward: give the carrier "
             "one of its own, torch.distributed.new_group()"
         )
+    if isinstance(bucket_cap_mb, str) and bucket_cap_mb != "auto":
+        raise ArgumentError(f'bucket_cap_mb must be a number of MiB, "auto" or None, got {bucket_cap_mb!r}')
+    if isinstance(bucket_cap_mb, (int, float)) and bucket_cap_mb <= 0:
+        raise ArgumentError(f"bucket_cap_mb must be above 0 MiB, got {bucket_cap_mb}")
     mine, settings = of_state(options, given_comm=comm is not None)
     with communicator_for(comm, ddp.process_group, settings) as (used, owns_comm):
         state = HookState(
@@ -94,5 +106,9 @@ def attach(
             **mine,
         )
         handle = _OfDDP(ddp, state, owns_comm)
+        if isinstance(bucket_cap_mb, (int, float)):
+            regroup(ddp, bucket_cap_mb, min(FIRST_MB, bucket_cap_mb))
+        elif bucket_cap_mb == "auto" and not has_own_bucket_sizes(ddp):
+            regroup(ddp, auto_mb(used.size), FIRST_MB)
         ddp.register_comm_hook(state, all_reduce_hook)
     return handle

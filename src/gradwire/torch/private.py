@@ -5,6 +5,7 @@ A torch that lacks one of them raises an ArgumentError that says so, at the call
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +52,37 @@ def prefixed(store: Any, prefix: str) -> Any:
 def store_of(group: dist.ProcessGroup, prefix: str) -> Any:
     """The group's own store, under a prefix."""
     return prefixed(_need("_get_process_group_store")(group), prefix)
+
+
+def has_own_bucket_sizes(ddp: Any) -> bool:
+    """Whether whoever made `ddp` chose the sizes of its buckets, or it is not known how to change them."""
+    plain = not (getattr(ddp, "_use_python_reducer", False) or getattr(ddp, "_delay_all_reduce_params", ()))
+    known = plain and hasattr(ddp, "_bucket_config") and hasattr(ddp, "_ddp_init_helper")
+    begun = getattr(ddp, "_has_rebuilt_buckets", True) or getattr(ddp, "_comm_hooks", ())
+    return not known or bool(begun) or not ddp.bucket_bytes_cap_default
+
+
+def regroup(ddp: Any, cap_mb: float, first_mb: float) -> None:
+    """Other sizes of buckets than `ddp` was made with: its reducer is made anew, as torch does where it
+    unpickles one. Before the first step, and before a hook is registered."""
+    cap, first = int(cap_mb * 2**20), int(first_mb * 2**20)
+    try:
+        ddp._bucket_config = dataclasses.replace(
+            ddp._bucket_config, bucket_bytes_cap=cap, per_bucket_bytes_caps=(), first_bucket_bytes_cap=first
+        )
+        ddp.bucket_bytes_cap, ddp.bucket_bytes_cap_list = cap, []
+        ddp.bucket_bytes_cap_default = first < cap
+        parameters, sparse = ddp._build_params_for_reducer()
+        names = ddp._build_debug_param_to_name_mapping(parameters)
+        ddp._ddp_init_helper(parameters, sparse, names, ddp.static_graph)
+        if ddp.static_graph:
+            ddp.reducer._set_static_graph()
+            ddp.logger._set_static_graph()
+    except (AttributeError, TypeError) as error:
+        raise ArgumentError(
+            f"bucket_cap_mb= knows DistributedDataParallel of torch 2.13, torch {torch.__version__} differs "
+            f"({error}): give the size to DistributedDataParallel itself, and bucket_cap_mb=None here"
+        ) from error
 
 
 _PIPELINE = (
