@@ -80,6 +80,29 @@ void dequantize(py::handle payload, const Codec& codec, py::handle array, uint64
   gpu::decode(codec, from.data, {.count = out.count, .step = step}, out, add);
 }
 
+View floats_for(const char* what, const View& x, py::handle array) {
+  const View v = on_gpu(array, what, true);
+  check_device(what, x, v);
+  if (v.dtype != DType::f32)
+    fail_argument(std::string(what) + " must be float32, got " + std::string(name(v.dtype)));
+  check_count(what, x.count, v.count);
+  return v;
+}
+float* floats_or_null(const char* what, const View& x, py::handle array) {
+  return array.is_none() ? nullptr : static_cast<float*>(floats_for(what, x, array).data);
+}
+
+void load(py::handle array, py::handle values, py::handle residual, bool add) {
+  const View x = on_gpu(array, "x", false);
+  gpu::load(x, floats_or_null("residual", x, residual),
+            static_cast<float*>(floats_for("values", x, values).data), add);
+}
+void store(py::handle values, py::handle array, float scale, py::handle rounded_off) {
+  const View x = on_gpu(array, "x", true);
+  gpu::store(static_cast<const float*>(floats_for("values", x, values).data), scale, x,
+             floats_or_null("rounded_off", x, rounded_off));
+}
+
 }  // namespace
 
 void register_device(py::module_& m) {
@@ -98,6 +121,10 @@ void register_device(py::module_& m) {
         py::arg("residual") = py::none());
   g.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0,
         py::arg("add") = false);
+  g.def("load", &load, py::arg("x"), py::arg("values"), py::arg("residual") = py::none(),
+        py::arg("add") = false);
+  g.def("store", &store, py::arg("values"), py::arg("x"), py::arg("scale") = 1.0f,
+        py::arg("rounded_off") = py::none());
 }
 
 }  // namespace gw

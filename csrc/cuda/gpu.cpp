@@ -2,8 +2,10 @@
 
 #include <dlfcn.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "base/config.hpp"
 #include "base/error.hpp"
@@ -146,6 +148,40 @@ void synchronize(int device, void* stream) {
   check(table().synchronize(device, stream), "waiting for a stream");
 }
 
+void copy_later(int device, void* to, const void* from, size_t bytes, void* stream) {
+  if (bytes) check(table().copy(device, to, from, bytes, stream), "copying");
+}
+void clear(int device, void* p, size_t bytes, void* stream) {
+  if (bytes) check(table().clear(device, p, bytes, stream), "clearing memory");
+}
+void* pin(int device, size_t bytes) {
+  void* p = nullptr;
+  check(table().pin(device, bytes, &p), "allocating pinned memory");
+  return p;
+}
+void unpin(void* p) noexcept { plugin().table.unpin(p); }
+
+Stream::Stream(int device) : device_(device) {
+  check(table().stream_create(device, &stream_), "making a stream");
+}
+Stream::~Stream() { plugin().table.stream_destroy(device_, stream_); }
+
+Event::Event(int device) : device_(device) {
+  check(table().event_create(device, &event_), "making an event");
+}
+Event::~Event() { plugin().table.event_destroy(device_, event_); }
+void Event::record(void* stream) {
+  check(table().event_record(device_, event_, stream), "recording an event");
+}
+bool Event::passed() const {
+  int done = 0;
+  check(table().event_done(device_, event_, &done), "work that was queued before");
+  return done != 0;
+}
+void Event::hold_back(void* stream) const {
+  check(table().stream_wait(device_, stream, event_), "ordering two streams");
+}
+
 void encode(const Codec& codec, const View& x, const Piece& piece, const Residual& residual, void* payload) {
   check_dtype(x);
   const auto c = codec_of(codec);
@@ -160,6 +196,52 @@ void decode(const Codec& codec, const void* payload, const Piece& piece, const V
   const auto p = piece_of(piece, out);
   check_run(table().decode(&c, &p, payload, {out.data, static_cast<uint32_t>(out.dtype)}, add), codec,
             "decoding");
+}
+
+void load(const View& array, const float* residual, float* values, bool add) {
+  check_dtype(array);
+  const gw_cuda_elements e{{array.data, static_cast<uint32_t>(array.dtype)},
+                           const_cast<float*>(residual),
+                           values,
+                           array.count,
+                           1.0f,
+                           add,
+                           array.device,
+                           array.stream};
+  check(table().load(&e), "widening values");
+}
+void store(const float* values, float scale, const View& array, float* rounded_off) {
+  check_dtype(array);
+  const gw_cuda_elements e{{array.data, static_cast<uint32_t>(array.dtype)},
+                           rounded_off,
+                           const_cast<float*>(values),
+                           array.count,
+                           scale,
+                           0,
+                           array.device,
+                           array.stream};
+  check(table().store(&e), "rounding values");
+}
+
+bool has_kernels(const Codec& codec, DType dtype, int device) {
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) return false;
+  const auto shape = shape_of(codec);
+  if (!shape || !codec.fixed_size()) return false;
+  static std::mutex mutex;
+  static std::map<std::pair<uint8_t, uint32_t>, bool> known;
+  const std::lock_guard lock(mutex);
+  const auto [at, fresh] = known.try_emplace({codec.id(), codec.wire_params()}, false);
+  if (!fresh) return at->second;
+  const size_t count = codec.block(), values_bytes = count * sizeof(float);
+  void* memory = allocate(device, values_bytes + codec.encoded_bytes(count));
+  const auto c = codec_of(codec);
+  const gw_cuda_piece piece{count, 0, 0, 0, device, nullptr};
+  table().clear(device, memory, values_bytes, nullptr);
+  const int error = table().encode(&c, &piece, {memory, static_cast<uint32_t>(DType::f32)}, {},
+                                   static_cast<std::byte*>(memory) + values_bytes);
+  release(device, memory);
+  if (error != GW_CUDA_NO_KERNEL) check(error, "trying a codec");
+  return at->second = error == 0;
 }
 
 }  // namespace gw::gpu

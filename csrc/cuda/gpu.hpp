@@ -35,9 +35,53 @@ void release(int device, void* p) noexcept;
 void copy(int device, void* to, const void* from, size_t bytes, void* stream);
 void synchronize(int device, void* stream);
 
+// What follows puts work on a stream and does not wait for it.
+void copy_later(int device, void* to, const void* from, size_t bytes, void* stream);
+void clear(int device, void* p, size_t bytes, void* stream);
+// Host memory that the device copies from and to by itself.
+void* pin(int device, size_t bytes);
+void unpin(void* p) noexcept;
+
+class Stream {
+ public:
+  explicit Stream(int device);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  int device() const { return device_; }
+  void* get() const { return stream_; }
+
+ private:
+  int device_;
+  void* stream_;
+};
+
+// A moment of a stream. One that was never recorded has passed.
+class Event {
+ public:
+  explicit Event(int device);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(void* stream);
+  bool passed() const;
+  void hold_back(void* stream) const;  // what is put on `stream` from now on runs after this moment
+
+ private:
+  int device_;
+  void* event_;
+};
+
 // Work is put on array.stream of array.device and not waited for. dtypes: float32, bfloat16, float16. Throws
 // Error(argument) for another, or a codec without kernels.
 void encode(const Codec& codec, const View& x, const Piece& piece, const Residual& residual, void* payload);
 void decode(const Codec& codec, const void* payload, const Piece& piece, const View& out, bool add);
+
+// Between an array and fp32, on the array's stream: load, load_add and store of codec/kernels.hpp. rounded_off, if not null:
+// values - array after the store.
+void load(const View& array, const float* residual, float* values, bool add);
+void store(const float* values, float scale, const View& array, float* rounded_off = nullptr);
+// Whether arrays of this dtype can be coded by kernels. The first question about a codec tries it.
+bool has_kernels(const Codec& codec, DType dtype, int device);
 
 }  // namespace gw::gpu

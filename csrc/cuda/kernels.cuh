@@ -19,4 +19,8 @@ int run_quant(const Task& task);
 int run_scaled(const Task& task);
 int run_rotated(const Task& task);
 
+// No codec: elements.cu.
+int run_load(const gw_cuda_elements& e);
+int run_store(const gw_cuda_elements& e);
+
 }  // namespace gw::cuda

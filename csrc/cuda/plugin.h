@@ -42,6 +42,19 @@ typedef struct gw_cuda_residual { /* owed: added to the values; loss: written. E
   uint32_t kind;
 } gw_cuda_residual;
 
+/* Between an array and fp32, as load, load_add and store of codec/kernels.hpp.
+ * load:  values = array + residual, with add: values += (array + residual); residual may be null.
+ * store: array = values * scale, rounded; if residual is not null it becomes values - array, what was rounded off. */
+typedef struct gw_cuda_elements {
+  gw_cuda_array array;
+  float* residual;
+  float* values;
+  uint64_t count;
+  float scale;
+  int32_t add, device;
+  void* stream;
+} gw_cuda_elements;
+
 typedef struct gw_cuda_table {
   uint32_t version, size; /* of the table that was filled */
   const char* (*error_text)(int error);
@@ -59,6 +72,18 @@ typedef struct gw_cuda_table {
                 void* payload);
   /* add: out += values. Malformed bytes give arbitrary values inside `out`. */
   int (*decode)(const gw_cuda_codec* codec, const gw_cuda_piece* piece, const void* payload, gw_cuda_array out, int add);
+  /* host memory that the device copies from and to by itself */
+  int (*pin)(int device, uint64_t bytes, void** p);
+  int (*unpin)(void* p);
+  /* events order streams, and say without waiting whether a stream has come so far; one never recorded counts as done */
+  int (*event_create)(int device, void** event);
+  int (*event_destroy)(int device, void* event);
+  int (*event_record)(int device, void* event, void* stream);
+  int (*event_done)(int device, void* event, int* done);
+  int (*stream_wait)(int device, void* stream, void* event);
+  int (*clear)(int device, void* p, uint64_t bytes, void* stream); /* zeros */
+  int (*load)(const gw_cuda_elements* e);
+  int (*store)(const gw_cuda_elements* e);
 } gw_cuda_table;
 
 /* 0; or 1 if `version` is not the plug-in's or `size` is larger than its table. */

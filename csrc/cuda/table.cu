@@ -74,6 +74,41 @@ int stream_destroy(int device, void* stream) {
 int synchronize(int device, void* stream) {
   return On(device).run([&] { return cudaStreamSynchronize(stream_of(stream)); });
 }
+int pin(int device, uint64_t bytes, void** p) {
+  return On(device).run([&] { return cudaHostAlloc(p, bytes, cudaHostAllocPortable); });
+}
+int unpin(void* p) { return cudaFreeHost(p); }
+cudaEvent_t event_of(void* p) { return static_cast<cudaEvent_t>(p); }
+int event_create(int device, void** event) {
+  cudaEvent_t made = nullptr;
+  const int error = On(device).run([&] { return cudaEventCreateWithFlags(&made, cudaEventDisableTiming); });
+  *event = made;
+  return error;
+}
+int event_destroy(int device, void* event) {
+  return On(device).run([&] { return cudaEventDestroy(event_of(event)); });
+}
+int event_record(int device, void* event, void* stream) {
+  return On(device).run([&] { return cudaEventRecord(event_of(event), stream_of(stream)); });
+}
+int event_done(int device, void* event, int* done) {
+  const int error = On(device).run([&] { return cudaEventQuery(event_of(event)); });
+  *done = error == cudaSuccess;
+  if (error == cudaErrorNotReady) cudaGetLastError();  // an answer, no error
+  return error == cudaErrorNotReady ? 0 : error;
+}
+int stream_wait(int device, void* stream, void* event) {
+  return On(device).run([&] { return cudaStreamWaitEvent(stream_of(stream), event_of(event), 0); });
+}
+int clear(int device, void* p, uint64_t bytes, void* stream) {
+  return On(device).run([&] { return cudaMemsetAsync(p, 0, bytes, stream_of(stream)); });
+}
+int load_elements(const gw_cuda_elements* e) {
+  return On(e->device).run([&] { return run_load(*e); });
+}
+int store_elements(const gw_cuda_elements* e) {
+  return On(e->device).run([&] { return run_store(*e); });
+}
 
 Task task_of(const gw_cuda_codec& codec, const gw_cuda_piece& piece, const gw_cuda_array& array,
              const void* payload) {
@@ -130,7 +165,12 @@ extern "C" __attribute__((visibility("default"))) int gradwire_cuda_table(uint32
                                       release,         copy,
                                       stream_create,   stream_destroy,
                                       synchronize,     encode,
-                                      decode};
+                                      decode,          pin,
+                                      unpin,           event_create,
+                                      event_destroy,   event_record,
+                                      event_done,      stream_wait,
+                                      clear,           load_elements,
+                                      store_elements};
   if (version != GW_CUDA_VERSION || size > sizeof(table)) return 1;
   std::memcpy(out, &table, size);
   return 0;

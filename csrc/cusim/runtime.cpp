@@ -1,11 +1,14 @@
 // CUDA's runtime for one simulated device. The default stream does its work before it returns; any other has an OS thread.
+// An event counts how often it was recorded; whoever waits for it waits for the count of the moment, as CUDA has it.
 // A launch that fails leaves its reason as the error of its stream, and of cudaGetLastError.
+#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -77,6 +80,40 @@ struct Stream {
     changed.notify_all();
     thread.join();
   }
+};
+
+// Lives on in what streams still have to do with it.
+struct Moments {
+  std::mutex mutex;
+  std::condition_variable changed;
+  uint64_t recorded = 0, reached = 0;
+
+  uint64_t record() {
+    const std::lock_guard lock(mutex);
+    return ++recorded;
+  }
+  uint64_t last() {
+    const std::lock_guard lock(mutex);
+    return recorded;
+  }
+  void reach(uint64_t n) {
+    {
+      const std::lock_guard lock(mutex);
+      reached = std::max(reached, n);
+    }
+    changed.notify_all();
+  }
+  void wait(uint64_t n) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return reached >= n; });
+  }
+  bool done() {
+    const std::lock_guard lock(mutex);
+    return reached == recorded;
+  }
+};
+struct Event {
+  std::shared_ptr<Moments> moments = std::make_shared<Moments>();
 };
 
 namespace {
@@ -167,6 +204,40 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (!is_default(stream)) stream->wait();
   return cudaGetLastError();
 }
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+  put(stream, [=] {
+    if (bytes) std::memset(p, value, bytes);
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+  if (posix_memalign(p, 4096, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
+  std::memset(*p, 0xcd, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+  std::free(p);
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new Event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  put(stream, [moments = event->moments, n = event->moments->record()] { moments->reach(n); });
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return event->moments->done() ? cudaSuccess : cudaErrorNotReady;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  put(stream, [moments = event->moments, n = event->moments->last()] { moments->wait(n); });
+  return cudaSuccess;
+}
 cudaError_t cudaGetLastError() {
   const std::lock_guard lock(mutex_of_failure);
   const cudaError_t last = failure;
@@ -177,6 +248,7 @@ const char* cudaGetErrorString(cudaError_t error) {
   if (error == cudaSuccess) return "no error";
   if (error == cudaErrorMemoryAllocation) return "out of memory";
   if (error == cudaErrorInvalidValue) return "invalid argument";
+  if (error == cudaErrorNotReady) return "device not ready";
   thread_local std::string text;
   const std::lock_guard lock(mutex_of_failure);
   text = failure_text;

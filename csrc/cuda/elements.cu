@@ -1,0 +1,69 @@
+// Between arrays and fp32 values: what a collective does to elements outside of a codec. The bytes are those of
+// codec/kernels_impl.hpp; NaNs, whose bits GPUs do not keep, are given the CPU's by hand.
+#include "cuda/kernels.cuh"
+
+namespace gw::cuda {
+namespace {
+
+GW_DEVICE float scaled_by(float v, float scale) {
+  return v == v ? v * scale : float_of(bits_of(v) | 0x00400000u);
+}
+GW_DEVICE float difference_of(float a, float b) {
+  const float d = a - b;
+  if (d == d) return d;
+  const uint32_t nan = a != a ? bits_of(a) : b != b ? bits_of(b) : 0xffc00000u;
+  return float_of(nan | 0x00400000u);
+}
+
+template <class F>
+GW_DEVICE void for_each_eight(uint64_t count, F f) {
+  const uint64_t step = uint64_t{gridDim.x} * kThreads * kValues;
+  for (uint64_t at = (uint64_t{blockIdx.x} * kThreads + threadIdx.x) * kValues; at < count; at += step) f(at);
+}
+
+__global__ void __launch_bounds__(kThreads) load_eights(gw_cuda_elements e) {
+  for_each_eight(e.count, [&](uint64_t at) {
+    float v[kValues], other[kValues];
+    load(static_cast<DType>(e.array.dtype), e.array.data, at, e.count, v);
+    if (e.residual) {
+      load_floats(e.residual, at, e.count, other);
+      for (int k = 0; k < kValues; ++k) v[k] = sum_of(v[k], other[k]);
+    }
+    if (e.add) {
+      load_floats(e.values, at, e.count, other);
+      for (int k = 0; k < kValues; ++k) v[k] = sum_of(other[k], v[k]);
+    }
+    store_floats(e.values, at, e.count, v);
+  });
+}
+
+__global__ void __launch_bounds__(kThreads) store_eights(gw_cuda_elements e) {
+  const auto dtype = static_cast<DType>(e.array.dtype);
+  for_each_eight(e.count, [&](uint64_t at) {
+    float v[kValues], out[kValues];
+    load_floats(e.values, at, e.count, v);
+    for (int k = 0; k < kValues; ++k) out[k] = scaled_by(v[k], e.scale);
+    store(dtype, e.array.data, at, e.count, out);
+    if (!e.residual) return;
+    load(dtype, e.array.data, at, e.count, out);  // rounded
+    for (int k = 0; k < kValues; ++k) v[k] = difference_of(v[k], out[k]);
+    store_floats(e.residual, at, e.count, v);
+  });
+}
+
+int run(void (*kernel)(gw_cuda_elements), const gw_cuda_elements& e) {
+  if (e.count == 0) return 0;
+  const auto dtype = static_cast<DType>(e.array.dtype);
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) return cudaErrorInvalidValue;
+  const uint64_t blocks = (e.count + kThreads * kValues - 1) / (kThreads * kValues),
+                 most = most_blocks(e.device);
+  return launch(kernel, {static_cast<unsigned>(blocks < most ? blocks : most), 1, 1}, kThreads,
+                static_cast<cudaStream_t>(e.stream), e);
+}
+
+}  // namespace
+
+int run_load(const gw_cuda_elements& e) { return run(load_eights, e); }
+int run_store(const gw_cuda_elements& e) { return run(store_eights, e); }
+
+}  // namespace gw::cuda
