@@ -285,6 +285,18 @@ def test_codec_auto_keeps_its_choice_until_the_step_is_over() -> None:
     assert run_ranks(2, rank) == [[False, False, True, True]] * 2
 
 
+def test_codec_auto_does_not_look_at_arrays_too_small_to_be_coded() -> None:
+    def rank(comm: Communicator) -> list[Any]:
+        comm.use(network(2))
+        small, numbers = np.ones(3, np.float32), np.ones(200_000, np.int32)
+        coded = comm.auto_codec(np.ones(200_000, np.float32)) is not None
+        sums = [comm.all_reduce(numbers, codec="auto")[-1]]
+        comm.auto_codec = None  # type: ignore[method-assign, assignment]
+        return [coded, *sums, comm.all_reduce(small, codec="auto")[-1]]
+
+    assert run_ranks(2, rank) == [[True, 2, 2]] * 2
+
+
 # -- one order of sums for every size --------------------------------------------------------------------
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_size_invariant_sums_of_pieces_are_those_of_the_whole(size: int) -> None:

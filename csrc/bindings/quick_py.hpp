@@ -6,7 +6,8 @@
 
 namespace gw {
 
-// A callable (x, op) that sums in place with all defaults. It keeps the communicator alive.
+// A callable (x, op, codec, below) that sums in place with all defaults and returns true, if codec is None, or "auto" and
+// x has less than `below` bytes. Otherwise it does nothing and returns false. It keeps the communicator alive.
 pybind11::object quick_all_reduce_of(pybind11::object communicator);
 
 ReduceOp reduce_op(pybind11::handle text);  // throws Error(argument)

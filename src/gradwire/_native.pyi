@@ -252,7 +252,9 @@ class Communicator:
     def __init__(self, transport: Transport, epoch: int, config: Config) -> None: ...
     # timeout < 0: the communicator's default. algorithm "": auto. sync=True: runs to the end and returns None.
     # The caller keeps every array alive until the Work is done.
-    def quick_all_reduce(self) -> Callable[[Any, str], None]: ...  # in place, all defaults, two plain arguments
+    # f(x, op, codec, below): in place, all defaults. False, and nothing done, unless codec is None, or "auto" and x has
+    # less than `below` bytes.
+    def quick_all_reduce(self) -> Callable[[Any, str, Any, int], bool]: ...
     def all_reduce(
         self, x: Any, op: str, codec: Codec | None, algorithm: str, residual: Any | None, sync: bool, timeout: float
     ) -> Work | None: ...

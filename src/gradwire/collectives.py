@@ -18,6 +18,7 @@ communicator then needs `reconfigure`), Closed after `close`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, Union, overload
 
@@ -44,13 +45,13 @@ class Collectives:
     _native: NativeCommunicator
     _in_flight: InFlight
     _choices: dict[tuple[int, str], Codec | None]  # of codec="auto", until the next step
-    _codes_from: float | None  # bytes below which codec="auto" takes none; None: not known yet
+    _codes_from: int  # bytes below which codec="auto" takes none; 0: not known yet
     _fused: dict[Any, list[Fused]]  # idle buckets of all_reduce_many
 
     def _bind(self, native: NativeCommunicator) -> None:
         self._native = native
         self._in_flight = InFlight()
-        self._choices, self._fused, self._codes_from = {}, {}, None
+        self._choices, self._fused, self._codes_from = {}, {}, 0
         # The hot path is a few hundred nanoseconds: bound methods are looked up once.
         self._all_reduce = native.all_reduce
         self._quick_all_reduce = native.quick_all_reduce()
@@ -121,15 +122,18 @@ class Collectives:
         >>> gradwire.testing.run_ranks(2, rank)[0]
         array([ 1., 20.], dtype=float32)
         """
-        if codec is not None:
-            if codec != "auto":
-                codec = as_codec(codec)
-            elif (codec := self.auto_codec(x, op)) is None and residual is not None:
+        plain = residual is None and timeout is None and algorithm == "auto" and not async_op
+        if plain and self._quick_all_reduce(x, op, codec, self._codes_from):
+            return x
+        if codec == "auto":
+            codec = self.auto_codec(x, op)
+            if codec is None and plain:
+                self._quick_all_reduce(x, op, None, 0)
+                return x
+            if codec is None and residual is not None:
                 pay(x, residual)
                 residual = None
-        if codec is None and residual is None and timeout is None and algorithm == "auto" and not async_op:
-            self._quick_all_reduce(x, op)
-            return x
+        codec = as_codec(codec)
         limit = -1.0 if timeout is None else seconds(timeout)
         if async_op:
             work = self._all_reduce(x, op, codec, algorithm, residual, False, limit)
@@ -145,9 +149,9 @@ class Collectives:
         >>> gradwire.testing.run_ranks(2, lambda comm: comm.auto_codec(np.ones(8, np.float32)))
         [None, None]
         """
-        if self._codes_from is None:
+        if not self._codes_from:
             self._codes_from = self._smallest_coded()
-        if getattr(x, "nbytes", self._codes_from) < self._codes_from:  # small calls notice every look
+        if getattr(x, "nbytes", self._codes_from) < self._codes_from:
             return None
         count, dtype = shape = arrays.count_and_dtype(x)
         if "float" not in dtype or op not in ("sum", "avg"):
@@ -156,9 +160,10 @@ class Collectives:
             self._choices[shape] = self._fastest_codec(count, dtype)
         return self._choices[shape]
 
-    def _smallest_coded(self) -> float:
-        """Bytes of float32 from which on a codec is the fastest at every size; infinite if there are none."""
-        smallest = float("inf")
+    def _smallest_coded(self) -> int:
+        """Bytes of float32 from which on a codec is the fastest at every size; more than any if there are
+        none."""
+        smallest = sys.maxsize
         for nbytes in _TYPICAL:
             if self._fastest_codec(nbytes // 4, "float32") is None:
                 break

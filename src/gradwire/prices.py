@@ -98,7 +98,7 @@ class Priced(Collectives):
         """
         if self._new_prices:
             self._choices.clear()
-            self._codes_from = None
+            self._codes_from = 0
             self._new_prices = False
 
     def candidates(self, x_or_nbytes: Any, codec: CodecLike = None, valid: bool = False) -> dict[str, float]:
