@@ -59,15 +59,7 @@ struct NvFp4 {
     decode_all<true>(in, count, acc);
   }
 
- private:
   static constexpr uint32_t kNanScale = 0x7f;
-
-  // The largest magnitude of each block of 16, as bits.
-  static GW_INLINE uint32_t largest_of(const float* x) {
-    uint32_t largest = 0;
-    for (uint32_t j = 0; j < kBlock; ++j) largest = max_of(largest, magnitude(x[j]));
-    return largest;
-  }
   static GW_INLINE float super_scale(uint32_t largest) {
     constexpr float kCodes = E4M3::kLargest * E2M1::kLargest;
     const float top = float_of(bits_of(__builtin_bit_cast(float, 0x7f7fffffu) / kCodes) - 8);
@@ -77,6 +69,14 @@ struct NvFp4 {
   static GW_INLINE uint32_t scale_code(uint32_t largest, float g) {
     const float s = float_of(largest) / E2M1::kLargest / g;
     return E4M3::to_code(max_of(0x1p-6f, min_of(E4M3::kLargest, s)));
+  }
+
+ private:
+  // The largest magnitude of each block of 16, as bits.
+  static GW_INLINE uint32_t largest_of(const float* x) {
+    uint32_t largest = 0;
+    for (uint32_t j = 0; j < kBlock; ++j) largest = max_of(largest, magnitude(x[j]));
+    return largest;
   }
 
   static GW_INLINE void encode_block(const float* x, float inverse, float d, std::byte* codes, float* loss) {

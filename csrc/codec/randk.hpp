@@ -11,6 +11,7 @@
 // Block: [k values]. Cost: one vectorised read of the block (for the check), k draws.
 // Error bound: E |x - x'|^2 = (1 - k/4096) |x|^2 over the draws, plus that of the values as in topk.hpp.
 #pragma once
+#include "codec/random.hpp"
 #include "codec/sparse_values.hpp"
 
 namespace gw::GW_ISA {
@@ -19,7 +20,7 @@ struct RandK {
   static constexpr const char* kName = "randk";
   static constexpr bool kLossy = true;
   static constexpr const char* kParameters = "ratio, values, seed";
-  static constexpr uint32_t kBlock = 4096;
+  static constexpr uint32_t kBlock = kSparseBlock;
 
   static CodecShape shape(const CodecParams& p) {
     const double ratio = p.ratio == 0 ? 0.01 : p.ratio;
@@ -45,12 +46,10 @@ struct RandK {
            (s.seed ? ", seed=" + std::to_string(s.seed) : "");
   }
 
-  static size_t kept(const CodecShape& s, size_t length) {
-    return length == kBlock ? s.k : (s.k * length + kBlock - 1) / kBlock;
-  }
   static size_t encoded_bytes(const CodecShape& s, size_t count) {
     const size_t rest = count % kBlock;
-    return count / kBlock * value_bytes(s.values, s.k) + (rest ? value_bytes(s.values, kept(s, rest)) : 0);
+    return count / kBlock * value_bytes(s.values, s.k) +
+           (rest ? value_bytes(s.values, kept_of(s.k, rest)) : 0);
   }
 
   static void encode(const CodecShape& s, const float* x, const Piece& piece, std::byte* out, float* loss) {
@@ -82,28 +81,25 @@ struct RandK {
     scatter<true>(s, in, piece, acc);
   }
 
- private:
-  static GW_INLINE uint64_t mix(uint64_t z) {  // splitmix64
-    z += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
+  // Of the draws of one block: all of a step's share step_key.
+  static GW_INLINE uint64_t step_key(uint32_t seed, uint64_t step) { return mix64(mix64(seed) ^ step); }
+  static GW_INLINE uint64_t block_key(uint64_t step_key, uint64_t block) { return mix64(step_key ^ block); }
   // A draw below `range` from the upper 32 bits.
   static GW_INLINE uint32_t below(uint64_t random, uint32_t range) {
     return static_cast<uint32_t>(((random >> 32) * range) >> 32);
   }
 
+ private:
   static size_t draw(const CodecShape& s, const Piece& piece, size_t at, size_t length, uint32_t* places) {
-    const auto n = static_cast<uint32_t>(kept(s, length)), whole = static_cast<uint32_t>(length);
-    const uint64_t key = mix(mix(mix(s.seed) ^ piece.step) ^ ((piece.first + at) / kBlock));
-    const uint32_t turn = below(mix(key), whole), width = whole / n, surplus = whole % n;
+    const auto n = static_cast<uint32_t>(kept_of(s.k, length)), whole = static_cast<uint32_t>(length);
+    const uint64_t key = block_key(step_key(s.seed, piece.step), (piece.first + at) / kBlock);
+    const uint32_t turn = below(mix64(key), whole), width = whole / n, surplus = whole % n;
     uint32_t begin = 0, carried = 0;
     for (uint32_t j = 0; j < n; ++j) {
       carried += surplus;
       const uint32_t longer = carried >= n;
       carried -= longer ? n : 0;
-      const uint32_t place = begin + below(mix(key + 1 + j), width + longer) + turn;
+      const uint32_t place = begin + below(mix64(key + 1 + j), width + longer) + turn;
       places[j] = place >= whole ? place - whole : place;
       begin += width + longer;
     }

@@ -1,9 +1,16 @@
 // How the kept values of a sparse codec travel: fp32, bf16, or int8 or int4 codes under one bf16 scale a block (the rule of
 // quant.hpp with the n kept values as one block). Two int4 codes share a byte, the first in its low half.
 #pragma once
-#include "codec/quant.hpp"
+#include <string>
+
+#include "codec/codec_entry.hpp"
+#include "codec/scale.hpp"
 
 namespace gw::GW_ISA {
+
+// A block, of which a last one keeps the same share as the others, rounded up.
+inline constexpr uint32_t kSparseBlock = 4096;
+inline size_t kept_of(size_t k, size_t length) { return (k * length + kSparseBlock - 1) / kSparseBlock; }
 
 enum ValueKind : uint32_t { kValuesBf16 = 0, kValuesFp32 = 1, kValuesInt8 = 2, kValuesInt4 = 3 };
 inline constexpr const char* kValueNames[] = {"bf16", "fp32", "int8", "int4"};
@@ -24,7 +31,7 @@ inline size_t value_bytes(uint32_t kind, size_t n) {
 }
 
 template <int Bits>
-static void put_codes(const float* v, size_t n, std::byte* out) {
+inline void put_codes(const float* v, size_t n, std::byte* out) {
   uint32_t stat = 0;
   for (size_t j = 0; j < n; ++j) stat = max_of(stat, statistic(v[j]));
   const Scale scale = scale_of<Bits>(stat);
@@ -40,7 +47,7 @@ static void put_codes(const float* v, size_t n, std::byte* out) {
   }
 }
 
-static void put_values(uint32_t kind, const float* v, size_t n, std::byte* out) {
+inline void put_values(uint32_t kind, const float* v, size_t n, std::byte* out) {
   if (kind == kValuesFp32) {
     __builtin_memcpy(out, v, 4 * n);
   } else if (kind == kValuesBf16) {
@@ -52,7 +59,7 @@ static void put_values(uint32_t kind, const float* v, size_t n, std::byte* out) 
   }
 }
 
-static void get_values(uint32_t kind, const std::byte* in, size_t n, float* v) {
+inline void get_values(uint32_t kind, const std::byte* in, size_t n, float* v) {
   if (kind == kValuesFp32) {
     __builtin_memcpy(v, in, 4 * n);
   } else if (kind == kValuesBf16) {

@@ -21,7 +21,7 @@ struct TopK {
   static constexpr const char* kName = "topk";
   static constexpr bool kLossy = true;
   static constexpr const char* kParameters = "block, ratio, values";
-  static constexpr uint32_t kBlock = 4096;
+  static constexpr uint32_t kBlock = kSparseBlock;
 
   static CodecShape shape(const CodecParams& p) {
     if (p.block != 0 && p.block != static_cast<int>(kBlock))
@@ -46,12 +46,8 @@ struct TopK {
     return "ratio=" + ratio + ", values=" + kValueNames[s.values];
   }
 
-  // A partial block keeps the same share, rounded up.
-  static size_t kept(const CodecShape& s, size_t length) {
-    return length == kBlock ? s.k : (s.k * length + kBlock - 1) / kBlock;
-  }
   static size_t block_bytes(const CodecShape& s, size_t length) {
-    const size_t k = kept(s, length);
+    const size_t k = kept_of(s.k, length);
     return index_code(k, length).bytes + value_bytes(s.values, k);
   }
   static size_t encoded_bytes(const CodecShape& s, size_t count) {
@@ -106,7 +102,7 @@ struct TopK {
 
    private:
     Shape made(size_t length) const {
-      const size_t k = kept(s_, length);
+      const size_t k = kept_of(s_.k, length);
       return {k, index_code(k, length)};
     }
     const CodecShape& s_;

@@ -14,6 +14,12 @@
 #define GW_ISA cuda  // the namespace of what is shared with the CPU's loops
 #endif
 #define GW_DEVICE __device__ __forceinline__
+// Before a loop whose counter picks among a thread's registers: a loop that is left as it is puts them into memory.
+#ifdef __CUDACC__
+#define GW_UNROLL _Pragma("unroll")
+#else
+#define GW_UNROLL
+#endif
 
 namespace gw::cuda {
 

@@ -5,19 +5,13 @@
 
 namespace gw::cuda {
 
-// What to do with a payload.
-struct Task {
-  gw_cuda_codec codec;
-  CodeCall call;
-  bool decode;
-  Where where;
-  uint64_t step;
-};
-
 int run_cast(const Task& task);
 int run_quant(const Task& task);
 int run_scaled(const Task& task);
 int run_rotated(const Task& task);
+int run_nvfp4(const Task& task);
+int run_topk(const Task& task);
+int run_randk(const Task& task);
 
 // No codec: elements.cu.
 int run_load(const gw_cuda_elements& e);

@@ -100,6 +100,20 @@ GW_DEVICE void store(DType dtype, void* array, size_t at, size_t count, const fl
     store_halves<f16_t>(array, at, count, v);
 }
 
+// A single element.
+GW_DEVICE float load_one(DType dtype, const void* array, size_t at) {
+  if (dtype == DType::f32) return static_cast<const float*>(array)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(array)[at];
+  return dtype == DType::bf16 ? widen(bf16_t{bits}) : widen(f16_t{bits});
+}
+GW_DEVICE void store_one(DType dtype, void* array, size_t at, float v) {
+  if (dtype == DType::f32)
+    static_cast<float*>(array)[at] = v;
+  else
+    static_cast<uint16_t*>(array)[at] =
+        dtype == DType::bf16 ? narrow_to(v, bf16_t{}).bits : narrow_to(v, f16_t{}).bits;
+}
+
 // Some threads that work together: all of a warp, or all of a block.
 struct Team {
   uint32_t rank, size;

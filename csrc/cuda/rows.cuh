@@ -11,26 +11,11 @@
 //   short_bytes(rest)                            what travels of a last block of `rest` values
 //   shorten(block, rest), lengthen(block, rest)    between a whole block and what travels, in place; by one lane
 #pragma once
-#include "cuda/memory.cuh"
-#include "cuda/residual.cuh"
-// then
-#include "codec/random.hpp"
+#include "cuda/call.cuh"
 
 namespace gw::cuda {
 
-inline constexpr uint32_t kThreads = 256, kWarps = kThreads / 32;
 inline constexpr uint32_t kRow = 32 * kValues, kRows = 4, kSpan = kRows * kRow;  // values
-
-struct CodeCall {
-  void* array;  // x, or out
-  uint8_t* payload;
-  const void* owed;
-  void* loss;
-  uint64_t count, first, key;  // key: of the random numbers
-  DType dtype;
-  uint32_t residual, block, values;
-  bool add;
-};
 
 // What a lane knows of the row it works on.
 struct Row {
@@ -89,8 +74,7 @@ GW_DEVICE void encode_span(const Span<Codec>& s) {
   for (uint32_t i = 0; i * kRow < s.count; ++i) {
     const Row r = s.row(i);
     float v[kValues], lost[kValues];
-    load(call.dtype, call.array, r.at, call.count, v);
-    add_owed(call.residual, call.owed, r.at, call.count, v);
+    take(call, r.at, v);
     s.codec.encode(r, v, lost);
     put_loss(call.residual, call.loss, r.at, call.count, lost);
   }
@@ -115,12 +99,7 @@ GW_DEVICE void decode_span(const Span<Codec>& s) {
     const Row r = s.row(i);
     float v[kValues];
     s.codec.decode(r, v);
-    if (call.add) {
-      float acc[kValues];
-      load(call.dtype, call.array, r.at, call.count, acc);
-      for (int k = 0; k < kValues; ++k) v[k] = sum_of(acc[k], v[k]);
-    }
-    store(call.dtype, call.array, r.at, call.count, v);
+    give(call, r.at, v);
   }
 }
 
@@ -144,11 +123,6 @@ __global__ void __launch_bounds__(kThreads, 4) code_rows(CodeCall call) {
     __syncwarp();
   }
 }
-
-struct Where {
-  int device;
-  cudaStream_t stream;
-};
 
 inline dim3 row_grid(const CodeCall& call, Where where) {
   const size_t blocks = (call.count + kSpan * kWarps - 1) / (kSpan * kWarps),

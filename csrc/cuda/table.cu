@@ -131,7 +131,7 @@ int run(const Task& t) {
   if (t.call.dtype != DType::f32 && t.call.dtype != DType::bf16 && t.call.dtype != DType::f16)
     return cudaErrorInvalidValue;
   return On(t.where.device).run([&] {
-    for (const auto family : {run_cast, run_quant, run_scaled, run_rotated})
+    for (const auto family : {run_cast, run_quant, run_scaled, run_rotated, run_nvfp4, run_topk, run_randk})
       if (const int result = family(t); result != GW_CUDA_NO_KERNEL) return result;
     return static_cast<int>(GW_CUDA_NO_KERNEL);
   });

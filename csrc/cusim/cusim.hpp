@@ -62,7 +62,35 @@ T __shfl_xor_sync(unsigned mask, T v, int distance) {
   const auto& all = cusim::self::exchange(mask, 2, cusim::bits(v));
   return cusim::from_bits<T>(all.value[(lane ^ static_cast<unsigned>(distance)) & 31]);
 }
+template <class T>
+T __shfl_up_sync(unsigned mask, T v, unsigned distance) {
+  const unsigned lane = cusim::self::lane();
+  const auto& all = cusim::self::exchange(mask, 3, cusim::bits(v));
+  return lane < distance ? v : cusim::from_bits<T>(all.value[lane - distance]);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T v, int from) {
+  const auto& all = cusim::self::exchange(mask, 4, cusim::bits(v));
+  return cusim::from_bits<T>(all.value[from & 31]);
+}
+inline unsigned __reduce_add_sync(unsigned mask, unsigned v) {
+  const auto& all = cusim::self::exchange(mask, 5, v);
+  unsigned sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += mask >> lane & 1 ? static_cast<unsigned>(all.value[lane]) : 0;
+  return sum;
+}
+inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
+  const auto& all = cusim::self::exchange(mask, 6, v);
+  unsigned most = 0;
+  for (int lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1 && all.value[lane] > most) most = static_cast<unsigned>(all.value[lane]);
+  return most;
+}
 
+// ---- memory that threads share
+inline unsigned atomicOr(unsigned* p, unsigned v) { return __atomic_fetch_or(p, v, __ATOMIC_RELAXED); }
+
+inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 
 // ---- the runtime

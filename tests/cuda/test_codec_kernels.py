@@ -22,8 +22,7 @@ from test_wire_format import GOLDEN, GOLDEN_CODECS, STEPS, codec_name, golden_in
 torch = pytest.importorskip("torch")
 
 VARIABLE = ("rice4", "lossless")
-MISSING = ("topk", "randk", "nvfp4")
-GOLDEN_NAMES = [n for n in GOLDEN_CODECS if n not in VARIABLE and not n.startswith(MISSING)]
+GOLDEN_NAMES = [n for n in GOLDEN_CODECS if n not in VARIABLE]
 SPECS = {n: Codec(codec_name(n), **GOLDEN_CODECS[n]) for n in GOLDEN_NAMES} | {
     "int8_stochastic": Codec("int8", block=64, rounding="stochastic", seed=1),
     "int6_block64": Codec("int6", block=64),
@@ -31,6 +30,12 @@ SPECS = {n: Codec(codec_name(n), **GOLDEN_CODECS[n]) for n in GOLDEN_NAMES} | {
     "int3_block64": Codec("int3", block=64, levels="lloyd-max"),
     "int2_block32": Codec("int2", block=32, levels="lloyd-max"),
     "sign_block32": Codec("sign", block=32),
+    # indices as plain numbers and as a bitmap; whole blocks
+    "topk_one": Codec("topk", ratio=0.0002),
+    "topk_dense": Codec("topk", ratio=0.4, values="int4"),
+    "topk_all": Codec("topk", ratio=1, values="int8"),
+    "randk_fp32": Codec("randk", ratio=0.3, values="fp32", seed=9),
+    "randk_int4": Codec("randk", ratio=1, values="int4"),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 
