@@ -18,16 +18,16 @@ import gradwire.torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from byte_gpt import ByteGPT, Text
 
-STEPS_BETWEEN = (1, 1, 1, 5, 5)  # the first file of a chain is whole
+STEPS_BETWEEN = (1, 1, 1, 5, 5, 50)  # the first file of a chain is whole
 
 
 def states(model: ByteGPT, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
     parameters = {name: p.detach() for name, p in model.named_parameters()}
-    moments = {f"{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
+    kept = optimizer.state_dict()["state"]
     return {
         "parameters, fp32": parameters,
         "parameters, bf16": {name: p.bfloat16() for name, p in parameters.items()},
-        "Adam's moments, fp32": moments,
+        **{f"Adam's {k}": {str(i): s[k] for i, s in kept.items()} for k in ("exp_avg", "exp_avg_sq")},
     }
 
 
@@ -58,7 +58,7 @@ def main() -> None:
                 if not all(same_bits(read[k], v) for k, v in state.items()):
                     raise SystemExit(f"{written.path} does not hold what was saved")
                 what = "whole" if written.full else f"change of {steps}"
-                print(f"step {step:2}  {name:22}{what:12}{written.bytes / written.raw_bytes:.3f}", flush=True)
+                print(f"step {step:2}  {name:22}{what:13}{written.bytes / written.raw_bytes:.3f}", flush=True)
 
 
 if __name__ == "__main__":

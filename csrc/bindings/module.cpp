@@ -4,6 +4,7 @@
 namespace gw {
 void register_base(pybind11::module_& m);
 void register_codec(pybind11::module_& m);
+void register_changes(pybind11::module_& m);
 void register_low_rank(pybind11::module_& m);
 void register_sparse(pybind11::module_& m);
 void register_user_codec(pybind11::module_& m);
@@ -20,6 +21,7 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "gradwire's native half; use the gradwire package instead";
   gw::register_base(m);
   gw::register_codec(m);
+  gw::register_changes(m);
   gw::register_low_rank(m);
   gw::register_sparse(m);
   gw::register_user_codec(m);

@@ -1,9 +1,8 @@
-"""Checkpoints that hold what changed: bits that differ from the checkpoint before, coded by "lossless".
+"""Checkpoints that hold what changed since the checkpoint before, bit for bit.
 
 A file is: magic, length and SHA-256 of the rest, the rest (torch.save of plain data; loaded with
-weights_only). Every `full_every`-th file is whole; one between names the digest of the file before it. Of
-the differing bits (XOR) the exponent field, mostly zero, is inverted: the codec counts down from the largest.
-Or all are turned around: leading zeros of every value then trail, and are not sent. The smaller one is kept.
+weights_only). Every `full_every`-th file is whole; one between names the digest of the file before it. How
+a tensor is written: tensor_bits.py.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import gradwire
 from gradwire.errors import ArgumentError, FrameError
 
-_MAGIC = b"GWINCR01"
-_EXPONENT = np.uint32(0x7F800000)
-_WHOLE, _INVERTED, _TURNED_AROUND = 0, 1, 2
-_TURNED = np.array([int(f"{i:08b}"[::-1], 2) for i in range(256)], np.uint8)
+from .tensor_bits import coded, decoded
+
+_MAGIC = b"GWINCR02"
 State = dict[str, torch.Tensor]
 
 
@@ -81,7 +77,7 @@ class IncrementalWriter:
             "previous": -1 if full else self._step,
             "digest": "" if full else self._digest,
         }
-        torch.save({**content, "tensors": {n: _coded(t, before.get(n)) for n, t in now.items()}}, rest)
+        torch.save({**content, "tensors": {n: coded(t, before.get(n)) for n, t in now.items()}}, rest)
         body = rest.getvalue()
         digest = hashlib.sha256(body).digest()
         path = _path(self._folder, step)
@@ -117,7 +113,7 @@ def load_incremental(folder: str | os.PathLike[str], step: int | None = None) ->
         step, digest = content["previous"], content["digest"]
     state: State = {}
     for content in reversed(chain):
-        state = {n: _decoded(coded, state.get(n)) for n, coded in content["tensors"].items()}
+        state = {n: decoded(code, state.get(n)) for n, code in content["tensors"].items()}
     return state
 
 
@@ -136,35 +132,3 @@ def _read(path: Path) -> tuple[Any, str]:
     if hashlib.sha256(body).digest() != digest:
         raise BrokenCheckpoint(path, "its checksum is wrong")
     return torch.load(io.BytesIO(body), weights_only=True), digest.hex()
-
-
-def _words(t: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    raw = t.reshape(-1).view(torch.uint8).numpy()
-    return np.frombuffer(raw.tobytes() + bytes(-raw.size % 4), np.uint32)
-
-
-def _turned(words: Any) -> Any:
-    return _TURNED[words.view(np.uint8)].view(np.uint32).byteswap()
-
-
-def _coded(t: torch.Tensor, before: torch.Tensor | None) -> tuple[Any, ...]:
-    """(dtype, shape, form, frame)."""
-    words = _words(t)
-    forms = {_WHOLE: words}
-    if before is not None and before.shape == t.shape and before.dtype == t.dtype:
-        xor = words ^ _words(before)
-        forms |= {_INVERTED: xor ^ _EXPONENT, _TURNED_AROUND: _turned(xor)}
-    frames = [(form, gradwire.encode(w.view(np.float32), "lossless")) for form, w in forms.items()]
-    form, frame = min(frames, key=lambda f: f[1].size)
-    return t.dtype, tuple(t.shape), form, torch.from_numpy(np.asarray(frame))
-
-
-def _decoded(coded: tuple[Any, ...], before: torch.Tensor | None) -> torch.Tensor:
-    dtype, shape, form, frame = coded
-    words = np.asarray(gradwire.decode(frame.numpy())).view(np.uint32)
-    if form != _WHOLE:
-        assert before is not None
-        words = (_turned(words) if form == _TURNED_AROUND else words ^ _EXPONENT) ^ _words(before)
-    out = torch.empty(shape, dtype=dtype)
-    out.reshape(-1).view(torch.uint8).numpy()[:] = words.view(np.uint8)[: out.nbytes]
-    return out
