@@ -44,6 +44,12 @@ def test_dequantize_restores_shape_dtype_and_kind(dtype: str) -> None:
     np.testing.assert_allclose(out, exact.numbers(x).ravel(), atol=0.1)
 
 
+def test_dequantize_adds_to_what_is_there() -> None:
+    q, total = ops.quantize(normal(96)), np.ones(96, np.float32)
+    assert ops.dequantize(q, total, add=True) is total
+    np.testing.assert_array_equal(total, np.float32(1) + ops.dequantize(q))
+
+
 def test_a_finer_block_errs_less_and_takes_more_bytes() -> None:
     x = normal(8192)
     fine, coarse = ops.quantize(x, bits=4, block=32), ops.quantize(x, bits=4, block=128)
@@ -91,6 +97,7 @@ def test_ops_refuse_integers_gaps_and_odd_bits() -> None:
         lambda: ops.quantize(normal(4), bits=7),
         lambda: ops.quantize(normal(4), bits=8, block=7),
         lambda: ops.dequantize(ops.quantize(normal(4)), np.zeros(5, np.float32)),
+        lambda: ops.dequantize(ops.quantize(normal(4)), add=True),
         lambda: ops.topk(np.ones(4, np.int64), k=1),
     ):
         with pytest.raises(gradwire.ArgumentError):

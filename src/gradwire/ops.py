@@ -101,11 +101,12 @@ def _payload(x: Any, codec: Codec, count: int, out: Any | None) -> Any:
     return arrays.empty(x, codec.encoded_bytes(count), "uint8") if out is None else out
 
 
-def dequantize(q: Quantized, out: Any | None = None) -> Any:
+def dequantize(q: Quantized, out: Any | None = None, *, add: bool = False) -> Any:
     """Undo `quantize` up to rounding. Returns `out`, or a new array of q's kind, shape and dtype.
 
     out: float array of as many elements. A bfloat16 that came from torch stays one; without torch it is
-    float32. Raises ArgumentError if out does not fit.
+    float32. add: add to what out holds, in fp32, in one pass. Raises ArgumentError if out does not fit, or if
+    there is none to add to.
 
     >>> import gradwire, numpy as np
     >>> x = np.linspace(-3, 3, 256, dtype=np.float32)
@@ -114,8 +115,10 @@ def dequantize(q: Quantized, out: Any | None = None) -> Any:
     True
     """
     if out is None:
+        if add:
+            raise ArgumentError("dequantize: add=True adds to out, and there is none: pass out=")
         out = arrays.empty(q.payload, q.shape, q.dtype)
-    arrays.kernels(out).dequantize(q.payload, q.codec, out, q.step)
+    arrays.kernels(out).dequantize(q.payload, q.codec, out, q.step, add=add)
     return out
 
 
