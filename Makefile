@@ -17,7 +17,7 @@ CPP_FILES       = $(shell find csrc tests/cpp -name '*.[ch]pp' -o -name '*.cu' -
 PY_FILES       := src tests examples benchmarks tools setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cpp cusim cuda lint format bench sanitize neon dev clean
+.PHONY: help demo test test-cpp cusim cuda gpu lint format bench sanitize neon dev clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -39,6 +39,10 @@ cusim: $(VENV)/.native
 ## make cuda      compiles the CUDA kernels with nvcc and fails if one spills registers; GRADWIRE_CUDA_ARCHS=90: one architecture
 cuda: $(VENV)/.build-tools
 	bash tools/check_cuda.sh
+
+## make gpu       benchmarks/gpu_suite: on a GPU machine, with its own $(PYTHON); with GRADWIRE_GPU=sim tiny, on the CPU
+gpu: $(if $(filter sim,$(GRADWIRE_GPU)),cusim)
+	$(if $(filter sim,$(GRADWIRE_GPU)),$(PIP) rich && $(PY),$(PYTHON)) benchmarks/gpu_suite $(ARGS)
 
 test-cpp: $(VENV)/.native
 	bash tools/ensure_doctest.sh

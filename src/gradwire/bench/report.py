@@ -114,8 +114,10 @@ class _Silent:
 
 
 @contextmanager
-def progress(total: int, wanted: bool) -> Iterator[Progress]:
-    """A bar on stderr, on a terminal only, drawn by step() alone: a refresh thread disturbs timing."""
+def progress(total: int | None, wanted: bool) -> Iterator[Progress]:
+    """A bar on stderr, on a terminal only, drawn by step() alone: a refresh thread disturbs timing.
+
+    total: steps, None if that depends on the time they take."""
     if not wanted or not sys.stderr.isatty():
         yield _Silent()
         return

@@ -1,0 +1,113 @@
+"""benchmarks/gpu_suite, tiny: on the simulator, or on the GPU there is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rich")
+
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+from gpu_suite import arrays, bars, checks, clock, codec_speed, peers, sanitizer  # noqa: E402
+from gpu_suite.sizes import LARGE, MEDIUM  # noqa: E402
+
+import gradwire  # noqa: E402
+
+
+def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, str(BENCHMARKS / "gpu_suite"), "--no-build", "--json", str(out)]
+    command += ["--sizes", "16k", "--minutes", "0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert "MISSED: codec" not in done.stdout and "bars" in done.stdout
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(row["wrong"] in (0, None) and row["run"]["gpu"] for row in rows)
+    checked = {row["codec"] for row in rows if row["part"] == "check" and row["compared"]}
+    assert {"int8(block=128)", "int4(block=32)", "bf16"} <= checked
+    timed = {(row["entry"], row["stage"]) for row in rows if row["part"] == "codec" and row["time_us"]}
+    stages = ("encode", "encode_ef_fp32", "encode_ef_bf16", "encode_ef_int8", "decode", "decode_add")
+    assert {("copy", "copy"), *(("gradwire", stage) for stage in stages)} <= timed
+    assert all(row["skipped"] for row in rows if row["part"] == "codec" and not row["time_us"])
+
+
+def test_a_wrong_result_is_found_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = arrays.Own()
+    right = kind.get
+    # one byte of what comes back from the GPU is flipped
+    monkeypatch.setattr(kind, "get", lambda x: right(x) ^ (np.arange(right(x).size) == 5).astype(np.uint8))
+    found = list(checks.codec_rows(kind, 500, "int8"))
+    assert found and all(row["wrong"] > 0 for row in found)
+    assert checks.replay_row(kind, True, 2, 1000)["wrong"] == 2
+    bench = codec_speed.Bench(kind, clock.Simulated(lambda: None), ["int8"])
+    rows = list(bench.rows([4096], 0.0, _Silent()))
+    assert [row["entry"] for row in rows if row["time_us"]] == ["copy"]
+    assert "MISSED: codec on gradwire arrays" in "\n".join(bars.verdicts(found))
+
+
+class _Silent:
+    def step(self, what: str) -> None: ...
+
+
+def row(entry: str, stage: str, size: int, time_us: float, of_copy: float = 0.95) -> dict[str, Any]:
+    codec = "topk(ratio=0.01)" if stage == "topk" else "int8(block=64)"
+    seconds = [time_us / 1e6] * 3
+    what = {"part": "codec", "entry": entry, "stage": stage, "size": size, "codec": codec, "skipped": None}
+    return {**what, "time_us": time_us, "of_copy": of_copy, "seconds": seconds, "wrong": 0}
+
+
+def test_bars_are_met_at_their_size_and_by_the_best_peer_alone() -> None:
+    rows = [
+        row("gradwire", "decode_add", LARGE, 10, of_copy=0.89),
+        row("gradwire", "encode_ef_fp32", LARGE, 10),
+        row("gradwire", "encode_ef_fp32", MEDIUM, 10, of_copy=0.5),
+        row("triton", "encode_ef_fp32", MEDIUM, 19),
+        row("cupy", "encode_ef_fp32", MEDIUM, 90),
+        row("gradwire", "topk", LARGE, 10),
+        row("torch", "topk", LARGE, 31),
+    ]
+    text = "\n".join(bars.verdicts(rows))
+    assert "MISSED: decode_add int8(block=64): 89.0% of the copy rate" in text
+    assert "met: encode_ef_fp32 int8(block=64): 95.0%" in text and "50.0%" not in text
+    assert "MISSED: encode_ef_fp32 at the medium size: 1.90x triton" in text
+    assert "met: top-k: 3.10x torch.topk" in text
+    assert "not measured: topk against peers" in text
+
+
+def test_the_plain_torch_quantiser_is_right_and_a_wrong_one_is_seen() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.randn(50, peers.BLOCK)
+    residual, scales = torch.zeros_like(x), torch.empty(50, 1)
+    codes = torch.empty_like(x, dtype=torch.int8)
+    peers.quantise(x, residual, codes, scales)
+    assert peers.wrong_quantiser(x, codes, scales, residual) == 0
+    codes[3, 4] += 1
+    assert peers.wrong_quantiser(x, codes, scales, residual) == 1
+    x = np.float32([3, -1, 2, -3, 0])
+    assert peers.wrong_topk(x, np.array([3, 0])) == 0 and peers.wrong_topk(x, np.array([0, 2])) == 1
+    assert peers.wrong_topk(x, np.array([0, 0])) == 1
+
+
+def test_a_bfloat16_is_the_cast_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    x = checks.waves(1000, 0)
+    x = x[~np.isnan(x)]  # whose bits torch chooses by itself
+    expected = torch.from_numpy(x).bfloat16().view(torch.uint8).numpy()
+    np.testing.assert_array_equal(arrays.as_bytes(arrays.cast(x, "bfloat16")), expected)
+    assert checks.has_kernels(gradwire.codec("int8"), arrays.Own())
+
+
+@pytest.mark.parametrize(("code", "wrong"), [(0, 0), (1, 1), (sanitizer.ERROR_CODE, 1), (3, None)])
+def test_what_a_sanitizer_says_is_told_from_its_failing_to_start(code: int, wrong: int | None) -> None:
+    command = [sys.executable, "-c", f"import sys; print('ERROR SUMMARY'); sys.exit({code})"]
+    said = sanitizer.verdict(command, 20)
+    assert said["wrong"] == wrong and bool(said["skipped"]) == (wrong is None)
+    asleep = [sys.executable, "-c", "import time; time.sleep(9)"]
+    assert "not done" in sanitizer.verdict(asleep, 0.2)["skipped"]
