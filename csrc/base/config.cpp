@@ -58,7 +58,7 @@ void Config::check() const {
   require(sockets >= 0 && sockets <= kMostSockets, "GRADWIRE_SOCKETS",
           "1 to " + std::to_string(kMostSockets) + ", or 0 for as many as the path asks for",
           std::to_string(sockets));
-  require(std::has_single_bit(channel_bytes) && channel_bytes >= (size_t{64} << 10) &&
+  require(std::has_single_bit(channel_bytes) && channel_bytes >= kSmallestChannel &&
               channel_bytes <= (size_t{1} << 30),
           "GRADWIRE_CHANNEL_BYTES", "a power of two from 64 KiB to 1 GiB", std::to_string(channel_bytes));
   require(segment_bytes == 0 || (segment_bytes >= 4096 && segment_bytes <= channel_bytes / 4),

@@ -15,12 +15,9 @@ std::vector<uint8_t> peers_in_memory(const Transport& t) {
   return shared;
 }
 
-// What a plan must know of the paths, the same on every rank. Where no two ranks can share memory all channels are
-// streams, which hold twice as much (transport/tcp.cpp) and want larger segments: fewer system calls and wake-ups.
+// What a plan must know of the paths, the same on every rank.
 PlanSettings settings_for(const Transport& t, const Config& config) {
-  bool streams = t.size() > 1;
-  for (int p = 0; p < t.size(); ++p) streams = streams && t.host_number(p) == p;
-  const size_t channel_bytes = config.channel_bytes * (streams ? 2 : 1);
+  const size_t channel_bytes = t.channel_bytes();
   const size_t segment_bytes = config.segment_bytes ? config.segment_bytes : channel_bytes / 8;
   return {
       .segment_bytes = segment_bytes, .channel_bytes = channel_bytes, .shares_memory = peers_in_memory(t)};

@@ -31,8 +31,7 @@ struct Geometry {
   }
 };
 
-Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings,
-                       bool p2p) {
+Geometry make_geometry(const Operation& op, const Schedule& schedule, const PlanSettings& settings) {
   const size_t element = size_of(op.dtype);
   const size_t line = 64 / element, align = std::max(op.codec ? op.codec->block() : 1, line);
   Geometry g;
@@ -43,9 +42,9 @@ Geometry make_geometry(const Operation& op, const Schedule& schedule, const Plan
   g.chunk_elements = g.shares ? op.count : round_up((op.count + chunks - 1) / chunks, cut);
   g.total = g.shares ? op.count * chunks : op.count;
   // Pieces that stay in cache and still give a chunk several of them to overlap. Coded segments are cut by their fp32
-  // scratch (L2-sized) rather than by their payload. (p2p channels are a quarter as large.)
+  // scratch (L2-sized) rather than by their payload.
   constexpr size_t kPieces = 4, kSmallestPiece = 16 << 10, kScratchElements = 32 << 10;
-  const size_t most = std::min(settings.segment_bytes, settings.channel_bytes / (p2p ? 32 : 8));
+  const size_t most = std::min(settings.segment_bytes, settings.channel_bytes / 8);
   size_t elements = most / element;
   g.raw = op.codec && schedule.raw;
   if (op.codec)
@@ -290,7 +289,7 @@ FrameHeader common_header(const Operation& op, uint8_t algorithm_id, uint32_t ep
 std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& schedule, uint8_t algorithm_id,
                                       uint32_t epoch, const PlanSettings& settings) {
   const bool p2p = op.collective == Collective::send || op.collective == Collective::recv;
-  const Geometry g = make_geometry(op, schedule, settings, p2p);
+  const Geometry g = make_geometry(op, schedule, settings);
   check_internal(!g.raw || op.in_place, "raw messages of a coded operation need an array to settle in");
   auto plan = std::make_shared<Plan>();
   plan->operation = op;

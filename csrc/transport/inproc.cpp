@@ -204,6 +204,7 @@ class InprocTransport final : public Transport {
   size_t staging_bytes() const override {
     return static_cast<size_t>(hub_->size - 1) * kLanes * hub_->channel_bytes;
   }
+  size_t channel_bytes() const override { return hub_->channel_bytes; }
 
  private:
   bool killed() const { return self_.killed.load(std::memory_order_relaxed); }

@@ -35,6 +35,7 @@ struct Pair {
   int sockets_per_lane = 0;  // decided by the lower rank
   FileDescriptor control;
   std::array<std::vector<FileDescriptor>, kLanes> sockets;  // connected data sockets, by lane
+  size_t channel_bytes = 0;  // of the channel to be opened, each direction; known when all pairs are
 
   bool same_host() const { return !mine.host.boot_id.empty() && mine.host == theirs.host; }
   bool same_machine() const { return !mine.host.boot_id.empty() && mine.host.boot_id == theirs.host.boot_id; }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
@@ -39,6 +40,14 @@ int lowest(const std::vector<const Blob*>& blobs, size_t p, Same&& same) {
   return static_cast<int>(p);
 }
 
+// Where no two ranks share memory all channels are streams, which hold twice as much (tcp.cpp). Where more than two share
+// it, each core's cache has rings to all of them: smaller ones.
+size_t channel_bytes_for(size_t setting, const std::vector<int>& host_numbers) {
+  const std::set<int> hosts(host_numbers.begin(), host_numbers.end());
+  if (host_numbers.size() > 1 && hosts.size() == host_numbers.size()) return 2 * setting;
+  return host_numbers.size() > 2 && hosts.size() == 1 ? std::max(setting / 4, kSmallestChannel) : setting;
+}
+
 }  // namespace
 
 PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, const Blob& mine,
@@ -54,13 +63,18 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
   peers_[static_cast<size_t>(rank_)].kind = "self";
   peers_[static_cast<size_t>(rank_)].host = mine.host_name;
   std::vector<const Blob*> blobs;
+  std::vector<int> host_numbers;
   for (const auto& pair : pairs) blobs.push_back(pair ? &pair->theirs : &mine);
   for (size_t p = 0; p < pairs.size(); ++p) {
     peers_[p].host_number = lowest(blobs, p, [](const Blob& a, const Blob& b) {
       return a.host == b.host && a.memory_file >= 0 && b.memory_file >= 0;
     });
+    host_numbers.push_back(peers_[p].host_number);
     peers_[p].machine_number =
         lowest(blobs, p, [](const Blob& a, const Blob& b) { return a.host.boot_id == b.host.boot_id; });
+  }
+  channel_bytes_ = channel_bytes_for(mine.channel_bytes, host_numbers);
+  for (size_t p = 0; p < pairs.size(); ++p) {
     if (!pairs[p]) continue;
     Pair& pair = *pairs[p];
     Peer& peer = peers_[p];
@@ -69,6 +83,8 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
     ranks_on_this_machine_ += pair.same_machine();
     for (int lane = 0; lane < kLanes; ++lane) {
       auto& channel = peer.channels[static_cast<size_t>(lane)];
+      // Few pairs send to one another at a time.
+      pair.channel_bytes = lane == kP2pLane ? mine.channel_bytes : channel_bytes_;
       channel = pair.kind->open(pair, lane);
       staging_bytes_ += channel->capacity() * (channel->sockets().empty() ? 1 : 2);
       (channel->sockets().empty() ? shared_ : streamed_).push_back(channel.get());

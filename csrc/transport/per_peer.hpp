@@ -41,6 +41,7 @@ class PerPeerTransport final : public Transport {
 
   Counters counters() const override { return counters_->read(); }
   size_t staging_bytes() const override { return staging_bytes_; }
+  size_t channel_bytes() const override { return channel_bytes_; }
 
  private:
   struct Peer {
@@ -69,7 +70,7 @@ class PerPeerTransport final : public Transport {
   std::vector<Peer> peers_;
   std::vector<LinkChannel*> shared_, streamed_;  // channels that ring the bell; channels with sockets
   std::unique_ptr<SocketWaiter> waiter_;         // null if every peer rings the bell
-  size_t staging_bytes_ = 0;
+  size_t staging_bytes_ = 0, channel_bytes_ = 0;
   bool closed_ = false;
 };
 

@@ -50,10 +50,9 @@ Segment::Segment(SegmentLayout layout, const Nonce& nonce)
   head->nonce = nonce;
 }
 
-RingWriter Segment::writer(int peer, int lane) {
-  rings_.emplace_back(file_.get(), layout_.ring_offset(peer, lane), layout_.channel_bytes,
-                      PROT_READ | PROT_WRITE);
-  return {map_.head()->controls() + layout_.ring(peer, lane), rings_.back().data(), layout_.channel_bytes};
+RingWriter Segment::writer(int peer, int lane, size_t bytes) {
+  rings_.emplace_back(file_.get(), layout_.ring_offset(peer, lane), bytes, PROT_READ | PROT_WRITE);
+  return {map_.head()->controls() + layout_.ring(peer, lane), rings_.back().data(), bytes};
 }
 
 PeerSegment::PeerSegment(SegmentLayout layout, const Blob& peer)
@@ -88,10 +87,9 @@ std::byte* PeerSegment::lent(const Loan& loan) {
 }
 
 // Writable, because answers go where the messages lie. The owner of the ring never trusts what it reads there either.
-RingReader PeerSegment::reader(int self, int lane) {
-  rings_.emplace_back(file_.get(), layout_.ring_offset(self, lane), layout_.channel_bytes,
-                      PROT_READ | PROT_WRITE);
-  return {map_.head()->controls() + layout_.ring(self, lane), rings_.back().data(), layout_.channel_bytes};
+RingReader PeerSegment::reader(int self, int lane, size_t bytes) {
+  rings_.emplace_back(file_.get(), layout_.ring_offset(self, lane), bytes, PROT_READ | PROT_WRITE);
+  return {map_.head()->controls() + layout_.ring(self, lane), rings_.back().data(), bytes};
 }
 
 }  // namespace gw

@@ -56,7 +56,8 @@ class Segment {
   // No peer can map it any more; those who have, keep it.
   void close_file() { file_.reset(); }
   Doorbell& bell() { return map_.head()->bell; }
-  RingWriter writer(int peer, int lane);
+  // `bytes`: of the ring, at most layout.channel_bytes; the same at both ends.
+  RingWriter writer(int peer, int lane, size_t bytes);
 
  private:
   SegmentLayout layout_;
@@ -78,7 +79,7 @@ class PeerSegment {
   // The memory that a message of that peer lends, or null if the peer is gone.
   std::byte* lent(const Loan& loan);
   // The ring from that peer to rank `self`.
-  RingReader reader(int self, int lane);
+  RingReader reader(int self, int lane, size_t bytes);
 
  private:
   SegmentLayout layout_;

@@ -17,8 +17,8 @@ std::string shm_refusal(const Pair& pair) {
 int shm_sockets(const Pair&) { return 0; }
 
 std::unique_ptr<LinkChannel> open_shm(Pair& pair, int lane) {
-  return std::make_unique<RingChannel>(pair.segment->writer(pair.theirs.rank, lane),
-                                       pair.peer_segment->reader(pair.mine.rank, lane),
+  return std::make_unique<RingChannel>(pair.segment->writer(pair.theirs.rank, lane, pair.channel_bytes),
+                                       pair.peer_segment->reader(pair.mine.rank, lane, pair.channel_bytes),
                                        pair.peer_segment->bell(), pair.counters);
 }
 

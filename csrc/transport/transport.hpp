@@ -108,6 +108,8 @@ class Transport {
   // Buffers of all channels of this rank, outgoing and, if they are not the peer's memory, incoming. Constant; pages that
   // were never used do not exist yet.
   virtual size_t staging_bytes() const = 0;
+  // What every channel holds at least: what plans count on, so the same number on every rank.
+  virtual size_t channel_bytes() const = 0;
 };
 
 }  // namespace gw
