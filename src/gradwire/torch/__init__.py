@@ -9,6 +9,7 @@ from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from .backend import ProcessGroupOptions
 from .bucketer import GradientBucketer
 from .carrier import Carrier
+from .chain import BrokenCheckpoint
 from .dcp import Stateful
 from .ddp import attach
 from .dtensor_styles import CompressedColwiseParallel, CompressedRowwiseParallel
@@ -16,7 +17,8 @@ from .error_probe import error_probe
 from .groups import communicator
 from .handle import Handle
 from .hook import HookState, all_reduce_hook
-from .incremental import BrokenCheckpoint, IncrementalWriter, load_incremental
+from .incremental import IncrementalWriter, load_incremental
+from .incremental_dcp import IncrementalStorageReader, IncrementalStorageWriter
 from .local_sgd import DiLoCo, LocalSGD
 from .mesh_policy import Axis, MeshPolicy
 from .start import init_process_group
@@ -40,6 +42,8 @@ __all__ = [
     "GradientBucketer",
     "Handle",
     "HookState",
+    "IncrementalStorageReader",
+    "IncrementalStorageWriter",
     "IncrementalWriter",
     "LocalSGD",
     "MeshPolicy",

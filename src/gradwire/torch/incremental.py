@@ -1,134 +1,132 @@
-"""Checkpoints that hold what changed since the checkpoint before, bit for bit.
+"""Checkpoints that hold what changed since the checkpoint before, one file a step and rank.
 
-A file is: magic, length and SHA-256 of the rest, the rest (torch.save of plain data; loaded with
-weights_only). Every `full_every`-th file is whole; one between names the digest of the file before it. How
-a tensor is written: tensor_bits.py.
+A state is taken apart into its tensors, which go into a chain of files (chain.py), and everything else, in
+which a tensor's place is held by its number. Of a DTensor this rank's shard is kept, and where it belongs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from gradwire.errors import ArgumentError, FrameError
+from gradwire.errors import ArgumentError
 
-from .tensor_bits import coded, decoded
+from . import chain
+from .chain import BrokenCheckpoint, Chain, Tensors, Written
 
-_MAGIC = b"GWINCR02"
-State = dict[str, torch.Tensor]
-
-
-class BrokenCheckpoint(FrameError):
-    """A file of a chain is missing, damaged or of another chain. path: which."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"checkpoint file {path}: {why}; load an earlier step, or a chain that is whole")
-        self.path = path
-
-
-@dataclass(frozen=True)
-class Written:
-    """path: the file. raw_bytes: of the tensors. bytes: of the file."""
-
-    path: Path
-    full: bool
-    raw_bytes: int
-    bytes: int
+_PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
+_REMEDY = "torch.distributed.checkpoint with an IncrementalStorageWriter takes it"
 
 
 class IncrementalWriter:
-    """Writes a flat dict of CPU tensors again and again, one file a step, mostly differences.
+    """Writes a state again and again, one file a step, mostly differences.
 
-    folder: one per rank; made if missing. full_every: so many files form a chain. A copy of the last state is
-    kept in memory. A writer begins with a whole file. Files appear whole or not at all.
+    A state: dicts, lists and tuples, one in another, of tensors on any device, DTensors and plain data
+    (numbers, strings, bytes, None, dtypes): what `state_dict()` of models, optimizers and schedulers gives.
+    folder: one per rank; made if missing. full_every: so many files form a chain, of which all are needed. A
+    copy of the last state's tensors is kept in memory. A writer begins with a whole file. Files appear
+    whole or not at all. For loading on another number of ranks see `IncrementalStorageWriter`.
 
     >>> writer = gradwire.torch.IncrementalWriter(f"checkpoints/rank{rank}")  # doctest: +SKIP
-    >>> writer.save(step, model.state_dict()).bytes                          # doctest: +SKIP
-    >>> model.load_state_dict(gradwire.torch.load_incremental(folder, step))  # doctest: +SKIP
+    >>> state = {"model": model.state_dict(), "epoch": 3}                     # doctest: +SKIP
+    >>> writer.save(step, state).bytes                                        # doctest: +SKIP
+    >>> state = gradwire.torch.load_incremental(f"checkpoints/rank{rank}")    # doctest: +SKIP
     """
 
     def __init__(self, folder: str | os.PathLike[str], full_every: int = 10) -> None:
-        if full_every < 1:
-            raise ArgumentError(f"full_every must be at least 1, got {full_every}")
-        self._folder, self._full_every = Path(folder), full_every
+        self._chain = Chain(full_every)
+        self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._before: State = {}
-        self._step, self._digest, self._saved = -1, "", 0
+        self._step = -1
 
-    def save(self, step: int, state: State) -> Written:
-        """ArgumentError unless `step` grows and every value is a CPU tensor."""
+    def save(self, step: int, state: Any) -> Written:
+        """ArgumentError unless `step` grows and the state is of the kind described above."""
         if step <= self._step:
             raise ArgumentError(f"step {step} was given after step {self._step}: steps must grow")
-        wrong = [k for k, v in state.items() if not isinstance(v, torch.Tensor) or v.device.type != "cpu"]
-        if wrong:
-            raise ArgumentError(f"expected CPU tensors, got something else at {', '.join(map(str, wrong))}")
-        full = self._saved % self._full_every == 0
-        now = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
-        rest = io.BytesIO()
-        before = {} if full else self._before
-        content = {
-            "step": step,
-            "previous": -1 if full else self._step,
-            "digest": "" if full else self._digest,
-        }
-        torch.save({**content, "tensors": {n: coded(t, before.get(n)) for n, t in now.items()}}, rest)
-        body = rest.getvalue()
-        digest = hashlib.sha256(body).digest()
-        path = _path(self._folder, step)
-        draft = path.with_suffix(".draft")
-        with open(draft, "wb") as file:
-            file.write(_MAGIC + len(body).to_bytes(8, "little") + digest + body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        self._before, self._step, self._digest = now, step, digest.hex()
-        self._saved += 1
-        return Written(path, full, sum(t.nbytes for t in now.values()), len(body) + 48)
+        tensors: Tensors = {}
+        shards: dict[str, Any] = {}
+        tree = _take_apart(state, "", tensors, shards)
+        written = self._chain.write(_path(self._folder, step), tensors, {"tree": tree, "shards": shards})
+        self._step = step
+        return written
 
 
-def load_incremental(folder: str | os.PathLike[str], step: int | None = None) -> State:
-    """The state of a step (None: the last one), bit for bit. BrokenCheckpoint names a file that is missing or
-    damaged."""
+def load_incremental(folder: str | os.PathLike[str], step: int | None = None, like: Any = None) -> Any:
+    """The state of a step (None: the last one), bit for bit, on the CPU.
+
+    like: a state of the same structure, for what was saved from DTensors: they come back as DTensors on its
+    meshes, without it as this rank's shards. ArgumentError if they were cut another way.
+    BrokenCheckpoint names a file that is missing or damaged.
+
+    >>> state = {"model": model.state_dict()}                                 # doctest: +SKIP
+    >>> state = gradwire.torch.load_incremental(folder, like=state)           # doctest: +SKIP
+    """
     root = Path(folder)
     if step is None:
         steps = sorted(int(p.stem) for p in root.glob("*.gwc"))
         if not steps:
             raise BrokenCheckpoint(root, "no checkpoint is there")
         step = steps[-1]
-    chain: list[Any] = []
-    digest = ""
-    while step >= 0:
-        content, found = _read(_path(root, step))
-        if digest and found != digest:
-            raise BrokenCheckpoint(
-                _path(root, step), "it is not the file that the next one was written after"
-            )
-        chain.append(content)
-        step, digest = content["previous"], content["digest"]
-    state: State = {}
-    for content in reversed(chain):
-        state = {n: decoded(code, state.get(n)) for n, code in content["tensors"].items()}
-    return state
+    tensors, rest = chain.read(_path(root, step))
+    if like is not None:
+        there: Tensors = {}
+        _take_apart(like, "", there, {}, whole=True)
+        for name, shard in rest["shards"].items():
+            tensors[name] = _placed(name, tensors[name], shard, there.get(name))
+    return _put_together(rest["tree"], list(tensors.values()))
 
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"{step:010d}.gwc"
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise BrokenCheckpoint(path, f"cannot be read ({error.strerror})") from error
-    body, digest = blob[48:], blob[16:48]
-    if blob[:8] != _MAGIC or int.from_bytes(blob[8:16], "little") != len(body):
-        raise BrokenCheckpoint(path, "it is not such a file, or was cut off")
-    if hashlib.sha256(body).digest() != digest:
-        raise BrokenCheckpoint(path, "its checksum is wrong")
-    return torch.load(io.BytesIO(body), weights_only=True), digest.hex()
+def _take_apart(x: Any, at: str, tensors: Tensors, shards: dict[str, Any], whole: bool = False) -> Any:
+    """x with its tensors' numbers in place of them. at: where x is in the state. whole: keep DTensors."""
+    if isinstance(x, dict):
+        return {k: _take_apart(v, f"{at}[{k!r}]", tensors, shards, whole) for k, v in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(_take_apart(v, f"{at}[{i}]", tensors, shards, whole) for i, v in enumerate(x))
+    if isinstance(x, DTensor):
+        shards[at] = _cut(x)
+        tensors[at] = x if whole else x.to_local()
+    elif type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout == torch.strided and not x.is_quantized:
+        tensors[at] = x
+    elif type(x) in _PLAIN:
+        return x
+    else:
+        raise ArgumentError(
+            f"the state at {at or 'its top'} is {type(x).__name__}: expected dicts, lists and tuples of "
+            f"dense tensors and plain data; {_REMEDY}"
+        )
+    return torch.tensor(len(tensors) - 1)
+
+
+def _put_together(tree: Any, tensors: list[torch.Tensor]) -> Any:
+    if isinstance(tree, dict):
+        return {k: _put_together(v, tensors) for k, v in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(_put_together(v, tensors) for v in tree)
+    return tensors[int(tree)] if isinstance(tree, torch.Tensor) else tree
+
+
+def _cut(x: DTensor) -> tuple[Any, ...]:
+    """Which part of what this rank has: size of the whole, placements, mesh, place in it."""
+    mesh = x.device_mesh
+    return tuple(x.shape), str(x.placements), tuple(mesh.shape), tuple(mesh.get_coordinate() or ())
+
+
+def _placed(name: str, local: torch.Tensor, cut: tuple[Any, ...], like: torch.Tensor | None) -> torch.Tensor:
+    if not isinstance(like, DTensor) or _cut(like) != cut:
+        got = _cut(like) if isinstance(like, DTensor) else type(like).__name__
+        raise ArgumentError(
+            f"{name} was saved as a shard (size, placements, mesh, place in it) {cut}, like= has {got}: load "
+            f"on the mesh it was saved on; {_REMEDY} to any other"
+        )
+    local = local.to(like.to_local().device)
+    return DTensor.from_local(
+        local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
