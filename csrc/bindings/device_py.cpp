@@ -103,6 +103,23 @@ void store(py::handle values, py::handle array, float scale, py::handle rounded_
              floats_or_null("rounded_off", x, rounded_off));
 }
 
+void topk(py::handle array, size_t k, py::handle values, py::handle indices, py::handle scratch) {
+  const View x = on_gpu(array, "x", false), v = on_gpu(values, "values", true),
+             i = on_gpu(indices, "indices", true), s = on_gpu(scratch, "scratch", true);
+  if (k > x.count)
+    fail_argument("k must be at most " + std::to_string(x.count) + ", the number of elements; got " +
+                  std::to_string(k));
+  if (v.dtype != DType::f32 || i.dtype != DType::i64)
+    fail_argument("values must be float32 and indices int64");
+  check_count("values", k, v.count);
+  check_count("indices", k, i.count);
+  check_device("values", x, v);
+  check_device("indices", x, i);
+  check_bytes("scratch", x, s, gpu::topk_bytes(x.count, k));
+  py::gil_scoped_release released;
+  gpu::topk(x, v, i, s.data);
+}
+
 }  // namespace
 
 void register_device(py::module_& m) {
@@ -121,6 +138,8 @@ void register_device(py::module_& m) {
         py::arg("residual") = py::none());
   g.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0,
         py::arg("add") = false);
+  g.def("topk_bytes", &gpu::topk_bytes, py::arg("count"), py::arg("k"));
+  g.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"), py::arg("scratch"));
   g.def("load", &load, py::arg("x"), py::arg("values"), py::arg("residual") = py::none(),
         py::arg("add") = false);
   g.def("store", &store, py::arg("values"), py::arg("x"), py::arg("scale") = 1.0f,

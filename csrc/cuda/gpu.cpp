@@ -244,4 +244,15 @@ bool has_kernels(const Codec& codec, DType dtype, int device) {
   return at->second = error == 0;
 }
 
+size_t topk_bytes(size_t count, size_t k) { return table().topk_bytes(count, k); }
+void topk(const View& x, const View& values, const View& indices, void* scratch) {
+  check_dtype(x);
+  if (x.count >> 31)
+    fail_argument("on a GPU topk takes fewer than 2^31 elements, got " + std::to_string(x.count));
+  const gw_cuda_topk t{
+      {x.data, static_cast<uint32_t>(x.dtype)}, x.count, values.count, static_cast<float*>(values.data),
+      static_cast<int64_t*>(indices.data),      scratch, x.device,     x.stream};
+  check(table().topk(&t), "selecting");
+}
+
 }  // namespace gw::gpu

@@ -84,4 +84,9 @@ void store(const float* values, float scale, const View& array, float* rounded_o
 // Whether arrays of this dtype can be coded by kernels. The first question about a codec tries it.
 bool has_kernels(const Codec& codec, DType dtype, int device);
 
+// ops.topk: values and indices of the values.count largest magnitudes. scratch: topk_bytes(x.count, values.count) of x's GPU,
+// aligned to 16, which may be freed in the order of x's stream.
+size_t topk_bytes(size_t count, size_t k);
+void topk(const View& x, const View& values, const View& indices, void* scratch);
+
 }  // namespace gw::gpu

@@ -13,6 +13,9 @@ int run_nvfp4(const Task& task);
 int run_topk(const Task& task);
 int run_randk(const Task& task);
 
+uint64_t select_bytes(uint64_t count, uint64_t k);
+int run_select(const gw_cuda_topk& topk);
+
 // No codec: elements.cu.
 int run_load(const gw_cuda_elements& e);
 int run_store(const gw_cuda_elements& e);

@@ -55,6 +55,17 @@ typedef struct gw_cuda_elements {
   void* stream;
 } gw_cuda_elements;
 
+/* The k largest magnitudes of x, in index order. scratch: topk_bytes(count, k) bytes, aligned to 16. count below 2^31. */
+typedef struct gw_cuda_topk {
+  gw_cuda_array x;
+  uint64_t count, k;
+  float* values;
+  int64_t* indices;
+  void* scratch;
+  int32_t device;
+  void* stream;
+} gw_cuda_topk;
+
 typedef struct gw_cuda_table {
   uint32_t version, size; /* of the table that was filled */
   const char* (*error_text)(int error);
@@ -84,6 +95,8 @@ typedef struct gw_cuda_table {
   int (*clear)(int device, void* p, uint64_t bytes, void* stream); /* zeros */
   int (*load)(const gw_cuda_elements* e);
   int (*store)(const gw_cuda_elements* e);
+  uint64_t (*topk_bytes)(uint64_t count, uint64_t k);
+  int (*topk)(const gw_cuda_topk* t);
 } gw_cuda_table;
 
 /* 0; or 1 if `version` is not the plug-in's or `size` is larger than its table. */

@@ -109,6 +109,9 @@ int load_elements(const gw_cuda_elements* e) {
 int store_elements(const gw_cuda_elements* e) {
   return On(e->device).run([&] { return run_store(*e); });
 }
+int topk(const gw_cuda_topk* t) {
+  return On(t->device).run([&] { return run_select(*t); });
+}
 
 Task task_of(const gw_cuda_codec& codec, const gw_cuda_piece& piece, const gw_cuda_array& array,
              const void* payload) {
@@ -158,19 +161,33 @@ int decode(const gw_cuda_codec* codec, const gw_cuda_piece* piece, const void* p
 extern "C" __attribute__((visibility("default"))) int gradwire_cuda_table(uint32_t version, uint32_t size,
                                                                           gw_cuda_table* out) {
   using namespace gw::cuda;
-  static const gw_cuda_table table = {GW_CUDA_VERSION, sizeof(gw_cuda_table),
-                                      error_text,      device_count,
-                                      driver_version,  describe,
-                                      device_of,       allocate,
-                                      release,         copy,
-                                      stream_create,   stream_destroy,
-                                      synchronize,     encode,
-                                      decode,          pin,
-                                      unpin,           event_create,
-                                      event_destroy,   event_record,
-                                      event_done,      stream_wait,
-                                      clear,           load_elements,
-                                      store_elements};
+  static const gw_cuda_table table = {GW_CUDA_VERSION,
+                                      sizeof(gw_cuda_table),
+                                      error_text,
+                                      device_count,
+                                      driver_version,
+                                      describe,
+                                      device_of,
+                                      allocate,
+                                      release,
+                                      copy,
+                                      stream_create,
+                                      stream_destroy,
+                                      synchronize,
+                                      encode,
+                                      decode,
+                                      pin,
+                                      unpin,
+                                      event_create,
+                                      event_destroy,
+                                      event_record,
+                                      event_done,
+                                      stream_wait,
+                                      clear,
+                                      load_elements,
+                                      store_elements,
+                                      select_bytes,
+                                      topk};
   if (version != GW_CUDA_VERSION || size > sizeof(table)) return 1;
   std::memcpy(out, &table, size);
   return 0;

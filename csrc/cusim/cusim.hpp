@@ -87,7 +87,18 @@ inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
   return most;
 }
 
-// ---- memory that threads share
+inline unsigned __ballot_sync(unsigned mask, bool yes) {
+  const auto& all = cusim::self::exchange(mask, 7, yes);
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane)
+    ballot |= (mask >> lane & static_cast<unsigned>(all.value[lane])) << lane;
+  return ballot;
+}
+
+// ---- memory that threads share. ThreadSanitizer knows no fences: an atomic addition, by which blocks tell one another that
+// they are done, stands for one as well.
+inline unsigned atomicAdd(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+inline void __threadfence() {}
 inline unsigned atomicOr(unsigned* p, unsigned v) { return __atomic_fetch_or(p, v, __ATOMIC_RELAXED); }
 
 inline int __popc(unsigned v) { return __builtin_popcount(v); }

@@ -1,11 +1,11 @@
 """Compression operators on one array: no frame header, no peer. Building blocks for a scheme of your own.
 
 Each takes NumPy arrays, torch tensors, or anything with DLPack or the buffer protocol, and gives equal bytes
-for equal values. With `out=` (and friends) nothing of the arrays' size is allocated. quantize, dequantize and
-error_feedback take arrays in GPU memory as well (torch, CuPy, `__cuda_array_interface__`), all of a call on
-one GPU: the work is put on the caller's current stream and not waited for, and the bytes are the CPU's. The
-others raise ArgumentError for them. `import gradwire.torch` makes the same available to torch.compile as
-torch.ops.gradwire.*.
+for equal values. With `out=` (and friends) nothing of the arrays' size is allocated. quantize, dequantize,
+error_feedback and topk take arrays in GPU memory as well (torch, CuPy, `__cuda_array_interface__`), all of a
+call on one GPU: the work is put on the caller's current stream and not waited for, and the bytes are the
+CPU's. The others raise ArgumentError for them. `import gradwire.torch` makes the same available to
+torch.compile as torch.ops.gradwire.*.
 """
 
 from __future__ import annotations
@@ -170,15 +170,21 @@ def topk(
     at least 1. Give one of ratio (0.01 if neither) and k. Of equal magnitudes the lower index is kept. out:
     (float32[k], int64[k]).
     Returns (values float32[k], indices int64[k]), of x's kind of array. NaN counts as larger than every
-    number.
+    number. On a GPU x has fewer than 2**31 elements of float32, bfloat16 or float16 and is read twice;
+    scratch of about 600 KB + 16 k + x.size / 256 bytes comes from x's own allocator.
 
     >>> import gradwire, numpy as np
     >>> gradwire.ops.topk(np.float32([1, -5, 0, 5, 3]), k=2)
     (array([-5.,  5.], dtype=float32), array([1, 3]))
     """
-    k = _kept("topk", arrays.count_and_dtype(x)[0], ratio, k)
+    count, _ = arrays.count_and_dtype(x)
+    k = _kept("topk", count, ratio, k)
     values, indices = out or (arrays.empty(x, k, "float32"), arrays.empty(x, k, "int64"))
-    _native.topk(x, k, values, indices)
+    if arrays.on_gpu(x):
+        scratch = arrays.empty(x, _native.gpu.topk_bytes(count, k), "uint8")
+        _native.gpu.topk(x, k, values, indices, scratch)
+    else:
+        _native.topk(x, k, values, indices)
     return values, indices
 
 
