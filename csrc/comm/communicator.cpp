@@ -1,5 +1,7 @@
 #include "comm/communicator.hpp"
 
+#include <memory_resource>
+
 #include "codec/kernels.hpp"
 
 namespace gw {
@@ -78,8 +80,11 @@ Work Communicator::prepare(Collective collective, const View& in, const View& ou
 
 std::shared_ptr<Work> Communicator::prepare_shared(Collective collective, const View& in, const View& out,
                                                    const CallOptions& options) {
+  // Its memory is used again by later calls. Never destroyed: the caller may keep a Work for as long as he likes.
+  static auto* const pool = new std::pmr::synchronized_pool_resource;
   Prepared p = check_and_plan(collective, in, out, options);
-  return std::make_shared<Work>(std::move(p.plan), p.buffers, p.timeout);
+  return std::allocate_shared<Work>(std::pmr::polymorphic_allocator<Work>(pool), std::move(p.plan), p.buffers,
+                                    p.timeout);
 }
 
 // ---- arguments ---------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ void Engine::number(Work& work) {
 void Engine::enqueue(Work& work) {
   number(work);
   work.submitted = Work::Clock::now();
-  incoming_.push_back(&work);
+  incoming_.push(work);
   pending_.fetch_add(1, std::memory_order_relaxed);
   has_incoming_.store(true, std::memory_order_release);
 }
@@ -133,7 +133,7 @@ bool Engine::drive_alone(Work& work) {
 }
 
 void Engine::adopt(Work& work) {
-  streams_[static_cast<size_t>(work.stream)].queue.push_back(&work);
+  streams_[static_cast<size_t>(work.stream)].queue.push(work);
   active_.push_back(&work);
   pending_.fetch_add(1, std::memory_order_relaxed);
 }
@@ -167,12 +167,12 @@ void Engine::drive(const Work* until) {
 
 void Engine::accept() {
   std::lock_guard lock(mutex_);
-  for (Work* work : incoming_) {
-    auto& queue = streams_[static_cast<size_t>(work->stream)].queue;
-    queue.push_back(work);
-    if (queue.size() == 1) active_.push_back(work);
+  while (!incoming_.empty()) {
+    Work& work = incoming_.pop();
+    WorkQueue& queue = streams_[static_cast<size_t>(work.stream)].queue;
+    if (queue.empty()) active_.push_back(&work);
+    queue.push(work);
   }
-  incoming_.clear();
   has_incoming_.store(false, std::memory_order_relaxed);
 }
 
@@ -188,7 +188,7 @@ bool Engine::advance() {
       continue;
     }
     moved = true;
-    stream.queue.pop_front();
+    stream.queue.pop();
     if (stream.queue.empty())
       active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
     else
@@ -221,12 +221,11 @@ void Engine::fail(const Error& error) {
     std::lock_guard lock(mutex_);
     if (!broken_) broken_ = error;
     abort_requested_.store(false, std::memory_order_relaxed);
-    for (Stream& s : streams_) {
-      doomed.insert(doomed.end(), s.queue.begin(), s.queue.end());
-      s.queue.clear();
-    }
-    doomed.insert(doomed.end(), incoming_.begin(), incoming_.end());
-    incoming_.clear();
+    const auto doom = [&](WorkQueue& queue) {
+      while (!queue.empty()) doomed.push_back(&queue.pop());
+    };
+    for (Stream& s : streams_) doom(s.queue);
+    doom(incoming_);
     has_incoming_.store(false, std::memory_order_relaxed);
   }
   active_.clear();

@@ -6,7 +6,6 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -42,7 +41,7 @@ class Engine {
 
  private:
   struct Stream {
-    std::deque<Work*> queue;
+    WorkQueue queue;
     Staging staging;
     uint64_t next_seq = 0;
   };
@@ -76,7 +75,7 @@ class Engine {
   std::condition_variable changed_;
   bool driving_ = false, stopping_ = false, closed_ = false;
   std::optional<Error> broken_;
-  std::deque<Work*> incoming_;
+  WorkQueue incoming_;
   std::thread worker_;
   std::atomic<bool> has_incoming_ = false, abort_requested_ = false;
   std::atomic<size_t> pending_ = 0;

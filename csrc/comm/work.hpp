@@ -35,12 +35,33 @@ class Work {
   Clock::time_point submitted{}, started{}, finished{};
   int stream = 0;
   std::shared_ptr<Work> self;  // keeps an asynchronous operation alive while it is queued
+  Work* next = nullptr;        // in the WorkQueue that it is in
 
  private:
   std::atomic<bool> done_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<Error> error_;
+};
+
+// Operations in the order of calls. They link themselves, so that queueing one allocates nothing.
+class WorkQueue {
+ public:
+  bool empty() const { return !first_; }
+  Work* front() const { return first_; }
+  void push(Work& work) {
+    work.next = nullptr;
+    (first_ ? last_->next : first_) = &work;
+    last_ = &work;
+  }
+  Work& pop() {
+    Work& work = *first_;
+    first_ = work.next;
+    return work;
+  }
+
+ private:
+  Work *first_ = nullptr, *last_ = nullptr;
 };
 
 }  // namespace gw
