@@ -2,7 +2,8 @@
 // communicator drives itself; otherwise a worker thread, started at the first need, drives what is queued.
 //
 // Streams: collectives form one, in the order of calls; so do the sends to each peer and the receives from each peer.
-// The first operation of every stream is active; active operations advance side by side.
+// The first operation of every stream is active; active operations advance side by side. The second collective may send
+// what needs no answer (ahead.cpp).
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -42,12 +43,15 @@ class Engine {
  private:
   struct Stream {
     WorkQueue queue;
-    Staging staging;
+    Staging staging[2];  // of the first in the queue: [side]; of the second, once that sends ahead: the other
+    int side = 0;
+    bool ahead = false;  // the second has begun
     uint64_t next_seq = 0;
   };
   void number(Work& work);   // its stream and place in it; holding mutex_
   void enqueue(Work& work);  // holding mutex_
-  void start(Work& work);
+  void start(Work& work, Staging& staging);
+  bool send_ahead(Stream& stream);
   // The fast path: an operation that nobody else can see needs no queue. False: others have come, go on with drive().
   bool drive_alone(Work& work);
   void adopt(Work& work);  // into the queues after all

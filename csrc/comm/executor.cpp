@@ -51,11 +51,7 @@ bool Executor::move() {
   for (size_t l = 0; l < plan_->lanes.size(); ++l) {
     const LanePlan& lane = plan_->lanes[l];
     Cursor& c = cursors_[l];
-    while (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after &&
-           try_send(lane, lane.sends[c.sends])) {
-      ++c.sends;
-      moved = true;
-    }
+    moved |= send(lane, c);
     // One receive, then sends again: what has just been reduced is still in the cache when it is sent on.
     if (c.receives < lane.receives.size() && c.sends >= lane.receives[c.receives].after &&
         try_receive(lane, lane.receives[c.receives])) {
@@ -66,12 +62,21 @@ bool Executor::move() {
   }
   if (finished) {
     // Bytes that only this process can push out must be gone before it may stop driving the transport.
-    for (const auto& [peer, lane] : plan_->send_channels)
-      if (!transport_->channel(peer, lane).flushed()) return moved;
+    if (!followed_)
+      for (const auto& [peer, lane] : plan_->send_channels)
+        if (!transport_->channel(peer, lane).flushed()) return moved;
     done_ = !lends_ || all_taken();
     moved |= done_;
   }
   return moved;
+}
+
+bool Executor::send(const LanePlan& lane, Cursor& c) {
+  const uint32_t before = c.sends;
+  while (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after &&
+         try_send(lane, lane.sends[c.sends]))
+    ++c.sends;
+  return c.sends != before;
 }
 
 // ---- sending ---------------------------------------------------------------------------------------------------

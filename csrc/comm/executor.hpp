@@ -26,6 +26,13 @@ class Executor {
   // Error(frame) if a peer's bytes make no sense; the executor must not be used afterwards.
   bool advance();
   bool done() const { return done_; }
+  // Whether `next`, begun with a staging of its own, may send before this one is done: this one has sent all, neither uses
+  // places of channels out of order, and no memory of one is the other's.
+  bool lets_through(const Executor& next) const;
+  // Only what needs nothing from a peer. True if anything was sent.
+  bool send_ahead();
+  // Another one drives the transport when this one is done: it need not wait until all its bytes have left.
+  void followed() { followed_ = true; }
 
   // Why it cannot go on: the peers it waits for (not yet arrived data, or channels they do not empty).
   std::vector<int> waiting_for() const;
@@ -43,6 +50,7 @@ class Executor {
     uint32_t sends = 0, receives = 0;
   };
   bool move();
+  bool send(const LanePlan& lane, Cursor& cursor);
   Error placed(const Error& error) const;
   bool try_send(const LanePlan& lane, const Unit& unit);
   bool try_receive(const LanePlan& lane, const Unit& unit);
@@ -81,7 +89,7 @@ class Executor {
   Buffers buffers_;
   uint64_t seq_ = 0;
   std::array<Cursor, kMaxLanes> cursors_{};
-  bool done_ = false, lends_ = false;
+  bool done_ = false, lends_ = false, followed_ = false;
   Transport* transport_ = nullptr;
   Trace* trace_ = nullptr;
   float* scratch_ = nullptr;

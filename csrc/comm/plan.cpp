@@ -310,6 +310,7 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
     lane.channel_lane = p2p ? kP2pLane : static_cast<int>(l);
     check_internal(lane.channel_lane < kLanes, "a schedule has more lanes than a transport");
     plan->lends |= std::ranges::any_of(lane.sends, &Unit::lend);
+    plan->answers |= std::ranges::any_of(lane.in_place, [](uint8_t place) { return place != 0; });
     for (const Unit& u : lane.sends) {
       const std::pair channel(lane.peers[u.first_peer], lane.channel_lane);
       if (std::ranges::find(plan->send_channels, channel) == plan->send_channels.end())
