@@ -2,13 +2,16 @@
 
     sudo python benchmarks/overlap.py --rate 200mbit --entries none,int8,int4,int4:next-batch
 
-Each round times three things in turn: a step without communication, the same buckets' communication without
-computation, and the whole step. With perfect overlap the step takes as long as the longer of the two.
+Each round times three things in turn: a step without communication (under DDP all the same, with a hook that
+returns every bucket as it came), the same buckets' communication without computation, and the whole step.
+With perfect overlap the step takes as long as the longer of the two. `--batches`: windows of 128 bytes that a
+rank learns from in a step; more of them are more computation and the same communication.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -25,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(ROOT / "examples"))
 
 
-def worker(rank: int, address: str, entry: str, args: Any) -> None:
+def worker(rank: int, address: str, entry: str, batch: int, args: Any) -> None:
     import torch
     import torch.distributed as dist
     from byte_gpt import ByteGPT, Text
@@ -36,21 +39,28 @@ def worker(rank: int, address: str, entry: str, args: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://{address}:29611", rank=rank, world_size=2)
     torch.manual_seed(0)
-    ddp = DistributedDataParallel(ByteGPT(width=512, layers=5), bucket_cap_mb=args.bucket_mb)
+    ddp, quiet = (DistributedDataParallel(ByteGPT(width=512, layers=5)) for _ in range(2))
     name, _, overlap = entry.partition(":")
     codec = None if name == "none" else name
-    handle = gradwire.torch.attach(ddp, codec, overlap=overlap or "backward")
-    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.01)
-    x, y = Text.of_stdlib().batch(0, 0, rank, 2, 128)
+    size = {"bucket_cap_mb": args.bucket_mb} if args.bucket_mb else {}
+    handle = gradwire.torch.attach(ddp, codec, overlap=overlap or "backward", **size)
+    optimizers = {id(m): torch.optim.SGD(m.parameters(), lr=0.01) for m in (ddp, quiet)}
+    x, y = Text.of_stdlib().batch(0, 0, rank, batch, 128)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        ddp(x, y).backward()
-        optimizer.step()
+    def keep(_, bucket):  # type: ignore[no-untyped-def]  # DDP wants its own classes as annotations, or none
+        future: Any = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    quiet.register_comm_hook(None, keep)
+
+    def step(model: Any = ddp) -> None:
+        optimizers[id(model)].zero_grad()
+        model(x, y).backward()
+        optimizers[id(model)].step()
 
     def alone() -> None:
-        with ddp.no_sync():
-            step()
+        step(quiet)
 
     buckets: list[Any] = []
 
@@ -62,7 +72,8 @@ def worker(rank: int, address: str, entry: str, args: Any) -> None:
     times: dict[str, list[float]] = {"compute": [], "communication": [], "step": []}
     for _ in range(3):  # DDP regroups its buckets after the first
         step()
-    file = RESULTS / f"overlap-{entry.replace(':', '-')}.json"  # of rank 0: the other's looks alike
+        alone()
+    file = RESULTS / f"overlap-{entry.replace(':', '-')}-{batch}.json"  # of rank 0: the other's looks alike
     with handle.trace(os.devnull if rank else file) as trace:
         step()
         step()
@@ -100,7 +111,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             bars = [((b - zero) * 1e3, (e - b) * 1e3) for b, e in row["spans"][kind]]
             axis.broken_barh(bars, (y - 0.4, 0.8), color=colour, edgecolor="white", alpha=0.8)
         axis.set_yticks([0, 1], ["buckets", "backward"])
-        axis.set_title(f"{row['entry']}: step / longer of the two = {row['ratio']:.2f}", fontsize=9)
+        title = f"{row['entry']}, batch {row['batch']}: step / longer of the two = {row['ratio']:.2f}"
+        axis.set_title(title, fontsize=9)
     axes[-1, 0].set_xlabel("ms (two steps; buckets from ready to done)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -111,12 +123,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--rate", default="200mbit")
     parser.add_argument("--entries", default="none,int8,int4,int4:next-batch", help="codec, or codec:overlap")
-    parser.add_argument("--bucket-mb", type=float, default=4.0, help="DDP's bucket_cap_mb")
+    parser.add_argument("--batches", default="2", help="windows a rank, one or several")
+    parser.add_argument("--bucket-mb", type=float, default=0.0, help='attach\'s bucket_cap_mb; 0: "auto"')
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker(int(args.worker[0]), args.worker[1], args.worker[2], args)
+        rank, address, entry, batch = args.worker
+        worker(int(rank), address, entry, int(batch), args)
         return 0
     if why_not():
         print(f"no lab here: {why_not()}", file=sys.stderr)
@@ -124,24 +138,34 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     rows = []
     with Lab(2, args.rate, name="gwov") as lab:
-        for entry in args.entries.split(","):
+        for entry, batch in itertools.product(args.entries.split(","), map(int, args.batches.split(","))):
             env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
             options = [f"--rounds={args.rounds}", f"--bucket-mb={args.bucket_mb}"]
             command = [sys.executable, __file__, *options, "--worker"]
             ranks = [
-                lab.start(r, [*command, str(r), lab.address(0), entry], env=env, stdout=subprocess.PIPE)
+                lab.start(
+                    r, [*command, str(r), lab.address(0), entry, str(batch)], env=env, stdout=subprocess.PIPE
+                )
                 for r in range(2)
             ]
             out = [p.communicate(timeout=110)[0] for p in ranks]
             if any(p.returncode for p in ranks):
                 print(f"{entry}: a rank failed", file=sys.stderr)
                 return 1
-            row = {"entry": entry, "rate": args.rate, "bucket_mb": args.bucket_mb, **json.loads(out[0])}
+            settings = {
+                "entry": entry,
+                "batch": batch,
+                "rate": args.rate,
+                "bucket_mb": args.bucket_mb or "auto",
+            }
+            row = {**settings, **json.loads(out[0])}
             middle = {what: statistics.median(v) for what, v in row["seconds"].items()}
             row["ratio"] = middle["step"] / max(middle["compute"], middle["communication"])
             rows.append(row)
             shown = ", ".join(f"{what} {s * 1e3:.0f} ms" for what, s in middle.items())
-            print(f"{entry:18} {shown}; step / longer of the two {row['ratio']:.2f}", flush=True)
+            print(
+                f"{entry:18} batch {batch}: {shown}; step / longer of the two {row['ratio']:.2f}", flush=True
+            )
     command_line = " ".join(["python benchmarks/overlap.py", *sys.argv[1:]])
     run = {"command": command_line, "host": os.uname().nodename, "cores": os.cpu_count(), "ranks": 2}
     lines = [json.dumps({**{k: v for k, v in row.items() if k != "spans"}, "run": run}) for row in rows]
