@@ -8,7 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from checks_fsdp import Model, applied, assert_close, both_meshes, flat_mesh, sharded, train
-from scene import Scene
+from scene import Scene, refused
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import parallelize_module
+
+from gradwire.torch import CompressedColwiseParallel, CompressedRowwiseParallel
 
 
 def check_a_state_resumes_bit_for_bit(scene: Scene) -> None:
@@ -24,6 +28,36 @@ def check_a_state_resumes_bit_for_bit(scene: Scene) -> None:
         with applied(again, "int4", "bf16", "int4") as handle:
             handle.load_state_dict(state)
             assert_close(train(scene, again, 2), want, 0.0)
+
+
+def check_with_tensor_parallelism_the_same_mesh_resumes_bit_for_bit_and_no_other(scene: Scene) -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    start = Model()
+
+    def cut() -> Any:
+        model = copy.deepcopy(start)
+        styles: Any = {
+            "up": CompressedColwiseParallel(codec="int8"),
+            "down": CompressedRowwiseParallel(codec="int8"),
+        }
+        for block in model.blocks:
+            parallelize_module(block, mesh["tp"], styles)
+        return sharded(model, mesh["dp"])
+
+    model = cut()
+    with applied(model, "int4", "bf16") as handle:
+        train(scene, model, 2)
+        kept, state = copy.deepcopy(model.state_dict()), handle.state_dict()
+        want = train(scene, model, 2)
+    again = cut()
+    again.load_state_dict(kept)
+    with applied(again, "int4", "bf16") as handle:
+        handle.load_state_dict(state)
+        assert_close(train(scene, again, 2), want, 0.0)
+        whole = sharded(Model(), flat_mesh(scene))
+        with applied(whole, "int4", "bf16") as other:
+            refused("on the same mesh only", other.load_state_dict, state)
+            refused("on the same mesh only", handle.load_state_dict, other.state_dict())
 
 
 def owed(scene: Scene, state: dict[str, Any], replicas: int) -> dict[str, torch.Tensor]:

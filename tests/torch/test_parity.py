@@ -11,6 +11,7 @@ import pytest
 import ranks
 
 pytest.importorskip("torch")
+EIGHT = "parity_eight parity_eight_sharded"
 
 
 @pytest.mark.parametrize("cell", ranks.names("parity_two"))
@@ -19,6 +20,6 @@ def test_on_two_ranks(cell: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ranks.names("parity_eight"))
+@pytest.mark.parametrize("cell", ranks.names(EIGHT))
 def test_on_eight_ranks(cell: str) -> None:
-    ranks.assert_ok(cell, "parity_eight", 8)
+    ranks.assert_ok(cell, EIGHT, 8)

@@ -123,6 +123,10 @@ def apply(
     `gradwire.init`). Raises ArgumentError for a model without fully_shard, an unknown codec, or a pattern
     that matches nothing.
 
+    Works beside tensor parallelism on a mesh of both (`parallelize_module`, then `fully_shard` along the
+    other axes). On CPU gradients' sums do not overlap backward: torch's FSDP2 has no streams there, and its
+    reduce-scatter returns when it is done; all-gathers are prefetched.
+
     With codec None the results are torch's own up to the order of sums. All ranks hold the same parameters,
     bit for bit, after an all-gather, coded or not. A step in which some trainable parameter of a module has
     no gradient travels exactly (`set_reduce_scatter_unused_params` makes such steps whole).

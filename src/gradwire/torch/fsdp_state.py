@@ -7,6 +7,8 @@
 In units: a reduce-scatter's residual is of this rank's gradient, an all-reduce's of the shard group's average
 (or sum). A checkpoint of the same mesh loads as it was. Another mesh, or number of ranks, gets the same sum:
 old rank r's losses go to new rank r % size, those over the replicas among what the reduce-scatter owes.
+Where parameters are also cut along other axes (tensor parallelism), a rank's losses are of its own part, and
+only the same mesh takes them.
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ class Unit:
     def step(self) -> int:
         return max((s.step for s in self.sums()), default=0)
 
+    def parts(self, size: int) -> int:
+        """Along axes of which FSDP knows nothing."""
+        return size // (self.replicas * self.layout.ranks)
+
     def mesh(self) -> list[int]:
         operators = [s.operator for s in self.sums()]
         return [self.replicas, self.layout.ranks, _OPERATORS.index(operators[0] if operators else "avg")]
@@ -85,6 +91,12 @@ def load(units: Sequence[Unit], state: State, rank: int, size: int) -> None:
     for u, mesh in zip(units, meshes):
         old = _Saved(state, int(state["world_size"]), mesh)
         same = old.size == size and mesh[:2] == u.mesh()[:2] and old.kinds(u) == u.kinds()
+        if not same and (old.kinds(u) and max(old.size // (mesh[0] * mesh[1]), u.parts(size)) > 1):
+            raise ArgumentError(
+                f"module {u.name!r} is cut along other axes than those of fully_shard, too: what it owes can "
+                f"be loaded by as many ranks on the same mesh only, saved on {old.size} ranks with "
+                f"(replicas, shards) {tuple(mesh[:2])}, got {size} with {tuple(u.mesh()[:2])}"
+            )
         found += _as_it_was(u, old, rank) if same else _dealt(u, old, rank, size)
     for sums, flat in found:
         assert sums.feedback is not None
