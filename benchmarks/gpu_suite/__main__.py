@@ -26,9 +26,9 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("gpu_suite", description=__doc__, formatter_class=raw)
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything (default 8)")
-    parser.add_argument("--sizes", help="bytes of fp32 (default 1m,25m,400m; on the simulator 16k)")
+    parser.add_argument("--sizes", help="bytes of fp32 (default 1m,25m,400m, and 100m a virtual rank)")
     parser.add_argument("--codec", default="int8(block=64),int4", help="to time (default %(default)s)")
-    parser.add_argument("--parts", help="some of checks,sanitizer,codec (default: all)")
+    parser.add_argument("--parts", help="some of checks,others,codec,all_reduce,ddp (default: all)")
     parser.add_argument("--json", default=str(HERE.parent / "results" / "gpu_suite.jsonl"), metavar="FILE")
     parser.add_argument("--build", action="store_true", help="build even if a plug-in is installed")
     parser.add_argument("--no-build", action="store_true", help="never build")

@@ -17,12 +17,14 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int64": 8}
 
 
 class Kind(Protocol):
-    """`put` copies bytes to new GPU memory, `get` waits for the GPU and copies them back."""
+    """`put` copies bytes to new GPU memory, `refill` to an array that is there, `get` waits for the GPU and
+    copies them back."""
 
     name: str
     dtypes: tuple[str, ...]
 
     def put(self, host: npt.NDArray[Any], dtype: str) -> Any: ...
+    def refill(self, x: Any, host: npt.NDArray[Any]) -> None: ...
     def get(self, x: Any) -> Bytes: ...
 
 
@@ -34,6 +36,9 @@ class Own:
 
     def put(self, host: npt.NDArray[Any], dtype: str) -> Any:
         return View(to_gpu(as_bytes(host)), dtype)
+
+    def refill(self, x: Any, host: npt.NDArray[Any]) -> None:
+        x.memory.copy_from(as_bytes(host))
 
     def get(self, x: Any) -> Bytes:
         host: Bytes = to_cpu(x.memory)
@@ -62,6 +67,11 @@ class Torch:
 
         return torch.from_numpy(as_bytes(host)).cuda().view(getattr(torch, dtype))
 
+    def refill(self, x: Any, host: npt.NDArray[Any]) -> None:
+        import torch
+
+        x.view(torch.uint8).copy_(torch.from_numpy(as_bytes(host)))
+
     def get(self, x: Any) -> Bytes:
         import torch
 
@@ -77,6 +87,9 @@ class Cupy:
         import cupy
 
         return cupy.asarray(as_bytes(host)).view(dtype)
+
+    def refill(self, x: Any, host: npt.NDArray[Any]) -> None:
+        x.view("uint8").set(as_bytes(host))
 
     def get(self, x: Any) -> Bytes:
         import cupy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gpu_suite.sizes import LARGE, MEDIUM
+from gpu_suite.sizes import LARGE, MEDIUM, REDUCED
 
 from gradwire.bench.report import median
 
@@ -18,7 +18,7 @@ OF_FLOOR = 1.25  # two-shot among virtual ranks: its time over that of its bytes
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
     """One line a promise: met, MISSED with the figure, or not measured."""
-    return [*_checks(rows), *_shares(rows), *_topk(rows), *_peers(rows)]
+    return [*_checks(rows), *_shares(rows), *_topk(rows), *_peers(rows), *_floors(rows), *_ddp(rows)]
 
 
 def _checks(rows: Sequence[Row]) -> Iterator[str]:
@@ -28,7 +28,7 @@ def _checks(rows: Sequence[Row]) -> Iterator[str]:
         wrong = sum(row["wrong"] or 0 for row in of_entry)
         compared = sum(row["compared"] for row in of_entry)
         if wrong:
-            yield f"MISSED: {entry}: {wrong} of {compared} wrong"
+            yield f"MISSED: {entry}: {skipped or f'{wrong} wrong in {compared} compared'}"
         else:
             yield f"not measured: {entry}: {skipped}" if skipped else f"met: {entry}: {compared} compared"
 
@@ -70,6 +70,30 @@ def _peers(rows: Sequence[Row]) -> Iterator[str]:
         best = min(peers, key=lambda row: row["time_us"])
         times, what = faster(ours[0], best), f"{stage} at the medium size"
         yield f"{_met(times >= OVER_PEERS)}: {what}: {times:.2f}x {best['entry']}, bar {OVER_PEERS}x the best"
+
+
+def _floors(rows: Sequence[Row]) -> Iterator[str]:
+    timed = [
+        r for r in rows if r["part"] == "all_reduce" and r["stage"] == "two-shot" and r["size"] == REDUCED
+    ]
+    for row in timed:
+        over, what = row["over_floor"], f"two-shot {row['codec'] or ''} of {row['entry']}"
+        yield f"{_met(over <= OF_FLOOR)}: {what}: {over:.2f}x its floor, bar {OF_FLOOR}x"
+    if not timed:
+        yield "not measured: two-shot over its floor"
+
+
+def _ddp(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row["part"] == "ddp":
+            what = f"{row['entry']}, shown in {' and '.join(row['traces'])}"
+            if row["wrong"]:
+                yield f"MISSED: {what}: its ranks ended with different parameters"
+            elif row["hidden"] is None:
+                yield f"not measured: {what}: overlap on a GPU"
+            else:
+                hidden = f"{row['hidden']:.0%} of the shorter of computing and communicating hidden"
+                yield f"{_met(row['hidden'] > 0)}: {what}: {hidden}, bar 0%"
 
 
 def faster(ours: Row, peer: Row) -> float:

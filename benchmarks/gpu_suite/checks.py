@@ -5,18 +5,12 @@ python benchmarks/gpu_suite/checks.py        # the codecs alone, small: what com
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parent.parent)
-
-from gpu_suite.arrays import Kind, Own
+from gpu_suite.arrays import Kind
 from gpu_suite.codec_stages import has_kernels, stages
 
 import gradwire
@@ -70,10 +64,10 @@ def row(entry: str, codec: str | None, dtype: str | None, compared: int, wrong: 
     return {**what, "compared": compared, "wrong": wrong, "skipped": None}
 
 
-def codec_rows(kind: Kind, largest: int, only: str = "") -> Iterator[dict[str, Any]]:
+def codec_rows(kind: Kind, largest: int, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """A row a codec and dtype. compared: stages, of every odd count; wrong: bytes that differed."""
     for codec in codecs(kind)[0]:
-        if only and codec.name not in only.split(","):
+        if only and codec.name not in only:
             continue
         for dtype in kind.dtypes:
             compared = wrong = 0
@@ -127,15 +121,3 @@ def _captured(step: Any, reset: Any) -> Any:
             graph.replay()
 
     return run
-
-
-def main() -> int:
-    """Every codec once, on few values: a sanitizer runs a kernel a hundred times slower."""
-    kind = Own()
-    wrong = sum(row["wrong"] for row in codec_rows(kind, 4 * 1024, ",".join(sys.argv[1:])))
-    print(f"{wrong} wrong")
-    return int(wrong > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,7 +39,7 @@ class Bench:
 
     def _rows(self, size: int, until: float, bar: Progress) -> Iterator[Row]:
         x = np.random.default_rng(size).standard_normal(size // 4, np.float32)
-        entries, failed = [_copy(self.kind, x)], []
+        entries, failed = [copy(self.kind, x)], []
         for found in (_gradwire(self.kind, self.codecs, x), _topk(self.kind, x), peers.entries(self.kind, x)):
             for entry in found:
                 entry.what = {"part": "codec", **entry.what, "size": size, "count": x.size}
@@ -50,19 +50,19 @@ class Bench:
         yield from (clock.untimed(entry) for entry in failed)
 
 
-def _copy(kind: Kind, x: npt.NDArray[np.float32]) -> Entry:
+def copy(kind: Kind, x: npt.NDArray[np.float32]) -> Entry:
     """What the shares are of: a copy within device memory of the same fp32 array."""
     there, to = kind.put(x, "float32"), kind.put(np.zeros_like(x), "float32")
     out = kind.put(np.zeros(x.nbytes, np.uint8), "uint8")
 
-    def copy() -> None:
+    def run() -> None:
         if hasattr(to, "copy_"):
             to.copy_(there)
         else:
             ops.quantize(there, codec="identity", out=out)
 
     what = {"part": "codec", "entry": "copy", "stage": "copy", "codec": None}
-    return Entry({**what, "size": x.nbytes, "count": x.size}, copy, 2 * x.nbytes)
+    return Entry({**what, "size": x.nbytes, "count": x.size}, run, 2 * x.nbytes)
 
 
 def _gradwire(kind: Kind, codecs: list[str], x: npt.NDArray[np.float32]) -> Iterator[Entry]:

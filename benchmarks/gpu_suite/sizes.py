@@ -1,6 +1,24 @@
-"""The sizes of the issue's bars, bytes of fp32."""
+"""Sizes in bytes of fp32: those of the bars, and what is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 MEDIUM = 25 << 20  # a bucket of DDP: it and its payload lie in the L2 cache of a large GPU
 LARGE = 400 << 20  # far larger than any L2: what is measured is memory
-DEFAULT = "1m,25m,400m"
-TINY = "16k"  # on the simulator
+REDUCED = 100 << 20  # of each virtual rank, for the floors
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """codec, all_reduce: timed. copied: of the copy behind the floors. checked: largest counts compared."""
+
+    codec: str = "1m,25m,400m"
+    all_reduce: str = "1m,25m,100m"
+    copied: int = LARGE
+    checked: int = 1_000_000
+    reduced: int = 100_000
+    replays: int = 100
+
+
+TINY = Sizes("16k", "16k", copied=16 << 10, checked=2_000, reduced=2_000, replays=3)  # on the simulator

@@ -6,21 +6,20 @@ import argparse
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_suite import arrays, bars, build, checks, clock, codec_speed, sanitizer
-from gpu_suite.sizes import DEFAULT, TINY
+from gpu_suite import all_reduce, arrays, bars, build, checks, clock, codec_speed, ddp, verdicts
+from gpu_suite.sizes import TINY, Sizes
 
 from gradwire.bench import machine, report
 from gradwire.bench.arguments import human_size, parse_names, parse_sizes
 from gradwire.bench.report import Column, percent, significant
 
 Row = dict[str, Any]
-
-SANITIZER_S = 45  # a tool
 
 COLUMNS = [
     Column("entry", "entry", left=True),
@@ -41,87 +40,110 @@ class Suite:
 
     def __init__(self, args: argparse.Namespace, began: float) -> None:
         self.simulated = build.SIMULATED
-        self.gpu = (
-            "simulated" if self.simulated else build.asked("name,driver_version,memory.total") or "unknown"
-        )
+        self.sizes = TINY if self.simulated else Sizes()
+        found = build.asked("name,driver_version,memory.total")
+        self.gpu = "simulated" if self.simulated else found or "unknown"
         self.args = args
         self.ends = began + 60 * args.minutes
         self.kinds = arrays.kinds(self.simulated)
-        torch = next((kind for kind in self.kinds if kind.name == "torch"), None)
-        self.kind = torch or self.kinds[0]
+        # the timings need torch's events, and say so if it is not there
+        self.kind = next((kind for kind in self.kinds if kind.name == "torch"), self.kinds[0])
         self.clock: clock.Clock = clock.Cuda()
         if self.simulated:
             there = self.kind.put(np.zeros(1, np.uint8), "uint8")
             self.clock = clock.Simulated(lambda: self.kind.get(there))
-        self.sizes = parse_sizes(args.sizes or (TINY if self.simulated else DEFAULT))
-        self.codecs = parse_names(args.codec)
 
-    def until(self, share: float) -> float:
-        """When a part must end that gets this share of the time that is left."""
-        now = time.monotonic()
-        return now + share * max(0.0, self.ends - now)
+    def left(self, share: float) -> float:
+        """Seconds of a part that gets this share of those that are left."""
+        return share * max(1.0, self.ends - time.monotonic())
 
     def checks(self, bar: report.Progress) -> Iterator[Row]:
-        largest = 2_000 if self.simulated else 1_000_000
         for kind in self.kinds:
-            yield from checks.codec_rows(kind, largest)
+            yield from checks.codec_rows(kind, self.sizes.checked)
         for codec in checks.codecs(self.kind)[1]:
             yield {**checks.row(f"codec {codec}", codec, None, 0, None), "skipped": "it has no kernels"}
-        if self.simulated or self.kind.name == "torch":
-            replays = 5 if self.simulated else 100
-            yield checks.replay_row(self.kind, self.simulated, replays)
+        yield checks.replay_row(self.kind, self.simulated, self.sizes.replays)
+        yield from all_reduce.check_rows(self.kind, self.sizes.reduced, self.sizes.replays)
 
-    def sanitizer(self, bar: report.Progress) -> Iterator[Row]:
-        yield from sanitizer.rows(min(SANITIZER_S, self.until(0.15) - time.monotonic()))
+    def others(self, bar: report.Progress) -> Iterator[Row]:
+        if not self.simulated:
+            yield verdicts.tests_row(self.left(0.15))
+        yield from verdicts.sanitizer_rows(self.left(0.1))
 
     def codec(self, bar: report.Progress) -> Iterator[Row]:
-        bench = codec_speed.Bench(self.kind, self.clock, self.codecs)
-        yield from bench.rows(self.sizes, self.until(0.5), bar)
+        bench = codec_speed.Bench(self.kind, self.clock, parse_names(self.args.codec))
+        sizes = parse_sizes(self.args.sizes or self.sizes.codec)
+        yield from bench.rows(sizes, time.monotonic() + self.left(0.5), bar)
+
+    def all_reduce(self, bar: report.Progress) -> Iterator[Row]:
+        bench = all_reduce.Bench(self.kind, self.clock, self.sizes.copied)
+        sizes = parse_sizes(self.args.sizes or self.sizes.all_reduce)
+        yield from bench.rows(sizes, time.monotonic() + self.left(0.6), bar)
+
+    def ddp(self, bar: report.Progress) -> Iterator[Row]:
+        if arrays.installed("torch"):
+            device, folder = "cpu" if self.simulated else "cuda", Path(self.args.json).parent
+            yield from ddp.rows(device, folder, max(60.0, self.left(1)))
+        else:
+            yield {**checks.row("DDP", None, None, 0, None), "skipped": "torch is not installed"}
 
 
 PARTS: dict[str, Callable[[Suite, report.Progress], Iterator[Row]]] = {
     "checks": Suite.checks,
-    "sanitizer": Suite.sanitizer,
+    "others": Suite.others,
     "codec": Suite.codec,
+    "all_reduce": Suite.all_reduce,
+    "ddp": Suite.ddp,
 }
 
 
 def run(args: argparse.Namespace, began: float) -> int:
-    """The exit code: 0, or 1 if a result was wrong. `began`: on time.monotonic's clock."""
+    """The exit code: 0, or 1 if a result was wrong or a part failed. `began`: on time.monotonic's clock."""
     suite = Suite(args, began)
-    rows: list[Row] = []
-    for name in args.parts.split(",") if args.parts else PARTS:
-        print(f"{time.monotonic() - began:5.0f} s  {name}", file=sys.stderr, flush=True)
-        with report.progress(None, wanted=True) as bar:
-            for row in PARTS[name](suite, bar):
-                bar.step(f"{row['entry']} {row.get('codec') or ''}")
-                rows.append(row)
-    about = describe(suite, time.monotonic() - began)
     path = Path(args.json)
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write_json(str(path), rows, about)
-    _print(suite, rows, about, path)
+    about = describe(suite)
+    rows: list[Row] = []
+    for name in parse_names(args.parts) if args.parts else PARTS:
+        print(f"{time.monotonic() - began:5.0f} s  {name}", file=sys.stderr, flush=True)
+        found = []
+        with report.progress(None, wanted=True) as bar:
+            try:
+                for row in PARTS[name](suite, bar):
+                    bar.step(f"{row['entry']} {row.get('codec') or ''}")
+                    found.append(row)
+            except Exception as error:
+                # the parts before it are worth keeping, and the others may still run
+                traceback.print_exc()
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                found.append({**checks.row(f"part {name}", None, None, 0, 1), "skipped": said})
+        report.write_json(str(path), found, about)
+        rows += found
+    _print(suite, rows, f"{suite.gpu}; {time.monotonic() - began:.0f} s in all; every row in {path}")
     return int(any(row["wrong"] for row in rows))
 
 
-def describe(suite: Suite, seconds: float) -> Row:
+def describe(suite: Suite) -> Row:
     """The `run` object of every JSON line."""
     about: Row = dict(machine.describe([]))
     about["command"] = shlex.join(["python", "benchmarks/gpu_suite", *sys.argv[1:]])
-    about["versions"] |= {name: machine.version_of(name) for name in ("triton", "cupy")}
-    about |= {"gpu": suite.gpu, "stated": "simulated" if suite.simulated else "measured"}
-    return {**about, "seconds": round(seconds, 1)}
+    about["versions"] = {
+        **about["versions"],
+        **{name: machine.version_of(name) for name in ("triton", "cupy")},
+    }
+    return {**about, "gpu": suite.gpu, "stated": "simulated" if suite.simulated else "measured"}
 
 
-def _print(suite: Suite, rows: list[Row], about: Row, path: Path) -> None:
-    timed = [row for row in rows if row["part"] == "codec"]
+def _print(suite: Suite, rows: list[Row], where: str) -> None:
     notes = [
-        f"{suite.gpu}; {about['seconds']:.0f} s in all; every row in {path}",
         "moved: what has to be read and written in device memory; of copy: over the copy's in the same round",
+        where,
     ]
-    if timed:
-        report.print_table(COLUMNS, timed, "codec kernels", notes)
-    print("\nbars")
+    for part, title in (("codec", "codec kernels"), ("all_reduce", "all_reduce of virtual ranks")):
+        timed = [row for row in rows if row["part"] == part]
+        if timed:
+            report.print_table(COLUMNS, timed, title, notes)
+    print("bars")
     for line in bars.verdicts(rows):
         print(f"  {line}")
     if suite.simulated:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ pytest.importorskip("rich")
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu_suite import arrays, bars, checks, clock, codec_speed, peers, sanitizer  # noqa: E402
-from gpu_suite.sizes import LARGE, MEDIUM  # noqa: E402
+from gpu_suite import arrays, bars, checks, clock, codec_speed, floors, peers, suite, verdicts  # noqa: E402
+from gpu_suite.sizes import LARGE, MEDIUM, REDUCED  # noqa: E402
 
 import gradwire  # noqa: E402
 
@@ -25,7 +27,7 @@ def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     command = [sys.executable, str(BENCHMARKS / "gpu_suite"), "--no-build", "--json", str(out)]
     command += ["--sizes", "16k", "--minutes", "0.5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert "MISSED: codec" not in done.stdout and "bars" in done.stdout
     rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -36,6 +38,8 @@ def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
     stages = ("encode", "encode_ef_fp32", "encode_ef_bf16", "encode_ef_int8", "decode", "decode_add")
     assert {("copy", "copy"), *(("gradwire", stage) for stage in stages)} <= timed
     assert all(row["skipped"] for row in rows if row["part"] == "codec" and not row["time_us"])
+    (trained,) = (row for row in rows if row["part"] == "ddp")
+    assert all(json.loads(Path(trace).read_text())["traceEvents"] for trace in trained["traces"])
 
 
 def test_a_wrong_result_is_found_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +47,7 @@ def test_a_wrong_result_is_found_and_not_timed(monkeypatch: pytest.MonkeyPatch) 
     right = kind.get
     # one byte of what comes back from the GPU is flipped
     monkeypatch.setattr(kind, "get", lambda x: right(x) ^ (np.arange(right(x).size) == 5).astype(np.uint8))
-    found = list(checks.codec_rows(kind, 500, "int8"))
+    found = list(checks.codec_rows(kind, 500, ["int8"]))
     assert found and all(row["wrong"] > 0 for row in found)
     assert checks.replay_row(kind, True, 2, 1000)["wrong"] == 2
     bench = codec_speed.Bench(kind, clock.Simulated(lambda: None), ["int8"])
@@ -81,6 +85,33 @@ def test_bars_are_met_at_their_size_and_by_the_best_peer_alone() -> None:
     assert "not measured: topk against peers" in text
 
 
+def test_the_floor_of_an_all_reduce_is_its_bytes_at_the_copy_rate() -> None:
+    coded = gradwire.codec("int8(block=64)").encoded_bytes(REDUCED // 4)
+    us = {c: floors.nbytes("direct", 8, REDUCED, c) / 4.3e12 * 1e6 for c in (None, coded)}
+    assert [round(t) for t in us.values()] == [610, 547]  # as computed for an H200
+    reduced = {**row("8 virtual ranks", "two-shot", REDUCED, 10), "part": "all_reduce", "over_floor": 1.3}
+    assert "MISSED: two-shot int8(block=64) of 8 virtual ranks: 1.30x its floor" in "\n".join(
+        bars.verdicts([reduced])
+    )
+
+
+def test_a_part_that_fails_is_reported_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(of: Any, bar: Any) -> Any:
+        raise RuntimeError("the GPU fell off the bus")
+
+    def fine(of: Any, bar: Any) -> Any:
+        yield checks.row("other", None, None, 1, 0)
+
+    monkeypatch.setattr(suite, "PARTS", {"broken": broken, "fine": fine})
+    args = SimpleNamespace(minutes=1, json=str(tmp_path / "rows.jsonl"), parts=None)
+    assert suite.run(args, time.monotonic()) == 1  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "MISSED: part broken: RuntimeError: the GPU fell off the bus" in out and "met: other" in out
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_plain_torch_quantiser_is_right_and_a_wrong_one_is_seen() -> None:
     torch = pytest.importorskip("torch")
     x = torch.randn(50, peers.BLOCK)
@@ -104,10 +135,10 @@ def test_a_bfloat16_is_the_cast_of_torch() -> None:
     assert checks.has_kernels(gradwire.codec("int8"), arrays.Own())
 
 
-@pytest.mark.parametrize(("code", "wrong"), [(0, 0), (1, 1), (sanitizer.ERROR_CODE, 1), (3, None)])
+@pytest.mark.parametrize(("code", "wrong"), [(0, 0), (1, 1), (verdicts.ERROR_CODE, 1), (3, None)])
 def test_what_a_sanitizer_says_is_told_from_its_failing_to_start(code: int, wrong: int | None) -> None:
     command = [sys.executable, "-c", f"import sys; print('ERROR SUMMARY'); sys.exit({code})"]
-    said = sanitizer.verdict(command, 20)
+    said = verdicts.verdict(command, 20)
     assert said["wrong"] == wrong and bool(said["skipped"]) == (wrong is None)
     asleep = [sys.executable, "-c", "import time; time.sleep(9)"]
-    assert "not done" in sanitizer.verdict(asleep, 0.2)["skipped"]
+    assert "not done" in verdicts.verdict(asleep, 0.2)["skipped"]
