@@ -172,6 +172,13 @@ def check_bad_calls_are_refused(scene: Scene) -> None:
     carrier.close()
 
 
+def check_codecs_refuse_tensors_of_other_devices(scene: Scene) -> None:
+    with Carrier(group()) as carrier:
+        for call in (carrier.all_reduce, carrier.reduce_scatter, carrier.all_gather):
+            error = raises(gradwire.ArgumentError, call, torch.empty(6, device="meta"), codec="int8")
+            assert "one on meta" in str(error) and "x.cpu()" in str(error), error
+
+
 def check_the_groups_errors_are_ours_too(scene: Scene) -> None:
     late = dist.new_group(timeout=timedelta(seconds=1))
     if scene.rank == 0:

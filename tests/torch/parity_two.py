@@ -21,6 +21,7 @@ from parity import (
     codec_of,
     draw,
     sharded,
+    whole,
 )
 from scene import Scene
 from torch.distributed.device_mesh import init_device_mesh
@@ -78,6 +79,9 @@ def row_fsdp2(scene: Scene, codec: str, dtype: str) -> None:
         for m in (model, plain):
             backward(m, scene.rank, dtype)
         assert_averages(model, plain, codec, dtype)
+        step(model)
+        for name, p in model.named_parameters():
+            assert_bitwise(scene.sum(whole(p)), scene.size * whole(p).double(), f"{name}: replicas")
         dist.barrier()  # nobody closes what another still needs
 
 

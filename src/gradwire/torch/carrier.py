@@ -46,8 +46,9 @@ class Carrier(Communicator):
     ranks must agree on their order, and a carrier issues from a thread of its own
     (`torch.distributed.new_group()` makes one for it alone). Deadlines are those of the group; its errors
     come as GradwireError, which is also a DistBackendError. Arrays are contiguous CPU tensors or NumPy
-    arrays, as for a Communicator; algorithm may be "auto" or "direct". What needs an engine of our own
-    (probe, split, reconfigure, explain, candidates, all_reduce_many) raises ArgumentError.
+    arrays, as for a Communicator; without a codec tensors may be wherever the group takes them. algorithm
+    may be "auto" or "direct". What needs an engine of our own (probe, split, reconfigure, explain,
+    candidates, all_reduce_many) raises ArgumentError.
 
     >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="gloo"))  # doctest: +SKIP
     >>> comm = gradwire.torch.Carrier(mesh["tp"].get_group())  # doctest: +SKIP
@@ -235,6 +236,11 @@ class Carrier(Communicator):
             raise ArgumentError(f"lossy codecs and averages are for floats, got {x.dtype}")
         if chosen is not None and op not in ("sum", "avg"):
             raise ArgumentError(f"codec {chosen} is lossy and works on sums and averages, got op {op!r}")
+        if chosen is not None and x.device.type != "cpu":
+            raise ArgumentError(
+                f"a carrier codes CPU tensors in this version, got one on {x.device}: pass x.cpu() over a "
+                "group for the CPU (Gloo) and copy the result back, or no codec"
+            )
         if owed is not None and chosen is None:
             raise ArgumentError("a residual needs a lossy codec: without one nothing is lost")
         if owed is not None and (owed.dtype != torch.float32 or owed.numel() != x.numel()):
