@@ -21,7 +21,7 @@ ROOMS = {
     "codec": {"base", "codec"},
     "schedule": {"base", "schedule"},
     "transport": {"base", "transport"},
-    "comm": {"base", "codec", "schedule", "transport", "comm"},
+    "comm": {"base", "codec", "schedule", "transport", "cuda", "comm"},
     "cuda": {"base", "codec", "cuda"},
     "cusim": {"cusim"},
     "bindings": {"base", "codec", "schedule", "transport", "comm", "cuda", "bindings"},
@@ -115,10 +115,12 @@ LEVELS = {
     "probe": 6,
     "prices": 7,
     "communicator": 8,
-    "__init__": 9,
-    "testing": 10,
-    "torch": 10,
-    "bench": 11,
+    "virtual_ranks": 8,
+    "peer_memory": 9,
+    "__init__": 10,
+    "testing": 11,
+    "torch": 11,
+    "bench": 12,
 }
 
 

@@ -8,7 +8,7 @@ kind=${1:?address or thread}
 build=build/$kind
 cmake -S . -B "$build" -GNinja -DCMAKE_BUILD_TYPE=Debug -DGW_PYTHON=OFF -DGW_TESTS=ON \
   -DGW_SANITIZE="$kind" ${GRADWIRE_CMAKE_ARGS:-} > /dev/null
-targets=(gw_tests)
+targets=(gw_tests gw_planted)
 [ "$kind" = address ] && targets+=(gw_fuzz)
 cmake --build "$build" --target "${targets[@]}" -j2
 
@@ -20,6 +20,18 @@ run=("$build/tests/cpp/gw_tests")
 if [ "$kind" = thread ] && command -v setarch > /dev/null; then
   run=(setarch "$(uname -m)" -R "${run[@]}")
 fi
+# The kernels between ranks, sound; then with bugs that this sanitizer has to find.
+planted=("${run[@]/gw_tests/gw_planted}")
+echo "gw_planted under the $kind sanitizer"
+timeout 120 "${planted[@]}" none
+if [ "$kind" = address ]; then bugs="out_of_bounds:heap-buffer-overflow"; else bugs="relaxed:data.race no_barrier:data.race"; fi
+for bug in $bugs; do
+  if timeout 120 "${planted[@]}" "${bug%%:*}" > "$build/planted.log" 2>&1 || ! grep -q "${bug##*:}" "$build/planted.log"; then
+    cat "$build/planted.log"
+    echo "the $kind sanitizer did not find the planted bug ${bug%%:*}"
+    exit 1
+  fi
+done
 echo "gw_tests under the $kind sanitizer"
 timeout 600 "${run[@]}"
 if [ "$kind" = address ]; then

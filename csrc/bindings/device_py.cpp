@@ -15,6 +15,9 @@
 namespace py = pybind11;
 
 namespace gw {
+
+void register_peers(py::module_& m);  // peers_py.cpp
+
 namespace {
 
 View on_gpu(py::handle array, const char* what, bool writable) {
@@ -125,6 +128,7 @@ void topk(py::handle array, size_t k, py::handle values, py::handle indices, py:
 void register_device(py::module_& m) {
   py::module_ g = m.def_submodule("gpu", "The same for arrays in GPU memory");
   register_device_array(g);
+  register_peers(g);
   g.def("status", [] {
     const gpu::Status s = gpu::status();
     py::dict d;

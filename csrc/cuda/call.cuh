@@ -23,6 +23,8 @@ struct CodeCall {
 struct Where {
   int device;
   cudaStream_t stream;
+  const gw_cuda_exchange* exchange = nullptr;  // instead of an array and a payload: row codecs
+  int* most = nullptr;  // of its blocks that run at once: asked for instead of a launch
 };
 
 // What to do with a payload.

@@ -34,16 +34,13 @@ GW_DEVICE T& shared_memory() {
 #endif
 }
 
-// kernel(arguments) on grid x threads.
+#ifndef __CUDACC__
 template <class Arguments>
-int launch(void (*kernel)(Arguments), dim3 grid, unsigned threads, cudaStream_t stream,
-           const std::type_identity_t<Arguments>& arguments) {
-#ifdef __CUDACC__
-  kernel<<<grid, threads, 0, stream>>>(arguments);
-#else
+int enqueue(void (*kernel)(Arguments), dim3 grid, unsigned threads, cudaStream_t stream,
+            const std::type_identity_t<Arguments>& arguments, bool together) {
   struct Call {
     void (*kernel)(Arguments);
-    Arguments arguments;
+    std::remove_const_t<Arguments> arguments;
   };
   static_assert(std::is_trivially_copyable_v<Call>);
   const Call call{kernel, arguments};
@@ -51,9 +48,34 @@ int launch(void (*kernel)(Arguments), dim3 grid, unsigned threads, cudaStream_t 
     const auto* c = static_cast<const Call*>(p);
     c->kernel(c->arguments);
   };
-  cusim::enqueue(stream, {run, &call, grid, {threads, 1, 1}}, sizeof(call));
-#endif
+  cusim::enqueue(stream, {run, &call, grid, {threads, 1, 1}, together}, sizeof(call));
   return static_cast<int>(cudaGetLastError());
+}
+#endif
+
+// kernel(arguments) on grid x threads.
+template <class Arguments>
+int launch(void (*kernel)(Arguments), dim3 grid, unsigned threads, cudaStream_t stream,
+           const std::type_identity_t<Arguments>& arguments) {
+#ifdef __CUDACC__
+  kernel<<<grid, threads, 0, stream>>>(arguments);
+  return static_cast<int>(cudaGetLastError());
+#else
+  return enqueue(kernel, grid, threads, stream, arguments, false);
+#endif
+}
+
+// The same, if all blocks can run at once: else it fails instead of hanging.
+template <class Arguments>
+int launch_together(void (*kernel)(Arguments), dim3 grid, unsigned threads, cudaStream_t stream,
+                    const std::type_identity_t<Arguments>& arguments) {
+#ifdef __CUDACC__
+  void* list[] = {const_cast<std::remove_const_t<Arguments>*>(&arguments)};
+  cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), list, 0, stream);
+  return static_cast<int>(cudaGetLastError());
+#else
+  return enqueue(kernel, grid, threads, stream, arguments, true);
+#endif
 }
 
 // How many blocks a kernel that strides over its work is given at most.

@@ -147,6 +147,7 @@ void copy(int device, void* to, const void* from, size_t bytes, void* stream) {
 void synchronize(int device, void* stream) {
   check(table().synchronize(device, stream), "waiting for a stream");
 }
+void synchronize_device(int device) { check(table().synchronize_device(device), "waiting for the device"); }
 
 void copy_later(int device, void* to, const void* from, size_t bytes, void* stream) {
   if (bytes) check(table().copy(device, to, from, bytes, stream), "copying");
@@ -254,5 +255,47 @@ void topk(const View& x, const View& values, const View& indices, void* scratch)
       static_cast<int64_t*>(indices.data),      scratch, x.device,     x.stream};
   check(table().topk(&t), "selecting");
 }
+
+Graph::Graph(const Stream& stream) : device_(stream.device()), recorded_on_(stream.get()) {
+  check(table().graph_begin(device_, recorded_on_), "beginning to record a graph");
+}
+Graph::~Graph() {
+  if (recording_) table().graph_end(device_, recorded_on_, &graph_);
+  if (graph_) table().graph_destroy(device_, graph_);
+}
+void Graph::finish() {
+  recording_ = false;
+  check(table().graph_end(device_, recorded_on_, &graph_), "recording a graph");
+}
+void Graph::launch(void* stream) const {
+  check(table().graph_launch(device_, graph_, stream), "launching a graph");
+}
+
+gw_cuda_handle share(int device, void* p) {
+  gw_cuda_handle handle;
+  check(table().share(device, p, &handle), "sharing memory with other processes");
+  return handle;
+}
+void* open_shared(int device, const gw_cuda_handle& handle) {
+  void* p = nullptr;
+  check(table().open_shared(device, &handle, &p), "mapping the memory of another process");
+  return p;
+}
+void close_shared(int device, void* p) noexcept { plugin().table.close_shared(device, p); }
+
+void describe(const Codec* codec, gw_cuda_exchange& e) {
+  e.codec = codec ? codec_of(*codec) : gw_cuda_codec{GW_NO_CODEC, 0, 0, 0, 0};
+  e.lossy = codec && codec->lossy();
+  int blocks;
+  if (table().most_blocks(&e, &blocks) == GW_CUDA_NO_KERNEL)
+    fail_argument("codec " + codec->description() +
+                  " has no kernels that exchange values between ranks of a GPU");
+}
+int most_blocks(const gw_cuda_exchange& e) {
+  int blocks = 0;
+  check(table().most_blocks(&e, &blocks), "asking for the blocks that run at once");
+  return blocks;
+}
+void exchange(const gw_cuda_exchange& e) { check(table().exchange(&e), "launching an exchange"); }
 
 }  // namespace gw::gpu

@@ -8,6 +8,9 @@
 #include "base/view.hpp"
 #include "codec/codec.hpp"
 
+struct gw_cuda_exchange;  // plugin.h
+struct gw_cuda_handle;
+
 namespace gw::gpu {
 
 // What `gradwire doctor` says; never throws. usable: GPU arrays work; text: the devices and versions, or what is missing.
@@ -34,6 +37,7 @@ void release(int device, void* p) noexcept;
 // Any direction; waits until it is done.
 void copy(int device, void* to, const void* from, size_t bytes, void* stream);
 void synchronize(int device, void* stream);
+void synchronize_device(int device);  // all of its streams
 
 // What follows puts work on a stream and does not wait for it.
 void copy_later(int device, void* to, const void* from, size_t bytes, void* stream);
@@ -72,6 +76,22 @@ class Event {
   void* event_;
 };
 
+// What a stream was given between its making and finish(), to be given again as often as wanted.
+class Graph {
+ public:
+  explicit Graph(const Stream& stream);
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void finish();  // once, also after an error in between
+  void launch(void* stream) const;
+
+ private:
+  int device_;
+  void *recorded_on_, *graph_ = nullptr;
+  bool recording_ = true;
+};
+
 // Work is put on array.stream of array.device and not waited for. dtypes: float32, bfloat16, float16. Throws
 // Error(argument) for another, or a codec without kernels.
 void encode(const Codec& codec, const View& x, const Piece& piece, const Residual& residual, void* payload);
@@ -88,5 +108,16 @@ bool has_kernels(const Codec& codec, DType dtype, int device);
 // aligned to 16, which may be freed in the order of x's stream.
 size_t topk_bytes(size_t count, size_t k);
 void topk(const View& x, const View& values, const View& indices, void* scratch);
+
+// Memory of `allocate` for other processes of this host, and theirs for this one.
+gw_cuda_handle share(int device, void* p);
+void* open_shared(int device, const gw_cuda_handle& handle);
+void close_shared(int device, void* p) noexcept;
+
+// Exchanges among ranks that read one another's memory (plugin.h). describe: the codec's part of it, null: none. Throws
+// Error(argument) for a codec without such kernels. exchange launches and does not wait.
+void describe(const Codec* codec, gw_cuda_exchange& e);
+int most_blocks(const gw_cuda_exchange& e);
+void exchange(const gw_cuda_exchange& e);
 
 }  // namespace gw::gpu

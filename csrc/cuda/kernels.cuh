@@ -1,7 +1,7 @@
 // Which kernels there are: one function a family of codecs, in a file of its own. Each returns a CUDA error code, or
 // GW_CUDA_NO_KERNEL for a codec that is not of its family.
 #pragma once
-#include "cuda/rows.cuh"
+#include "cuda/run_rows.cuh"
 
 namespace gw::cuda {
 
@@ -19,5 +19,7 @@ int run_select(const gw_cuda_topk& topk);
 // No codec: elements.cu.
 int run_load(const gw_cuda_elements& e);
 int run_store(const gw_cuda_elements& e);
+// No codec: peer_values.cu. most, if not null: only how many of its blocks run at once.
+int run_values(const gw_cuda_exchange& e, int* most);
 
 }  // namespace gw::cuda

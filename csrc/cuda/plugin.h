@@ -36,7 +36,8 @@ typedef struct gw_cuda_array { /* dtype: DType of float32, bfloat16 or float16 *
   uint32_t dtype;
 } gw_cuda_array;
 
-typedef struct gw_cuda_residual { /* owed: added to the values; loss: written. Each may be null, or both the same */
+typedef struct
+    gw_cuda_residual { /* owed: added to the values; loss: written. Each may be null, or both the same */
   const void* owed;
   void* loss;
   uint32_t kind;
@@ -66,6 +67,54 @@ typedef struct gw_cuda_topk {
   void* stream;
 } gw_cuda_topk;
 
+/* ---- ranks that read one another's memory (comm/peer_program.hpp makes the units) */
+enum { GW_MOST_PEERS = 16, GW_PEER_HEAD = 32 /* words in front of the first row of signals: the faults */ };
+#define GW_NO_PLACE (~0ull)
+enum { GW_UNIT_SIGNAL = 0, GW_UNIT_SEND = 1, GW_UNIT_RECV = 2, GW_UNIT_REDUCE = 3 };
+enum { GW_UNIT_ENCODE = 1, GW_UNIT_KEEP = 2, GW_UNIT_COMPLETE = 4, GW_UNIT_FROM_INPUT = 8 };
+
+typedef struct
+    gw_cuda_place {      /* a message: of a source, where its value lies; of a target, where to signal */
+  uint64_t slot;         /* of a source: bytes into its frames, or GW_NO_PLACE: in its array */
+  uint32_t rank, signal; /* signal: word in the receiver's row */
+} gw_cuda_place;
+
+typedef struct gw_cuda_unit { /* what a block does with a piece of the array; it waits, works, then signals */
+  uint64_t at;                /* first element */
+  uint64_t slot,
+      own; /* bytes into its rank's frames, or GW_NO_PLACE: where it writes a frame; its own share's */
+  uint32_t count, first_source, first_target;
+  uint16_t sources, targets, step;
+  uint8_t kind, flags;
+} gw_cuda_unit;
+
+typedef struct gw_cuda_exchange {
+  const gw_cuda_unit* units;
+  const gw_cuda_place* places;
+  const uint32_t*
+      begins; /* [ranks * blocks + 1]: the units of rank r's block b are from begins[r * blocks + b] on */
+  void* array[GW_MOST_PEERS];
+  float* residual[GW_MOST_PEERS]; /* error feedback, or null */
+  uint8_t* frames[GW_MOST_PEERS];
+  /* zeros at first: GW_PEER_HEAD words, then a row of `stride` words a block. Word 0 of a row counts exchanges, words 1
+   * to `ranks` are the ranks' last signals, the others the messages'. */
+  uint32_t* signals[GW_MOST_PEERS];
+  gw_cuda_codec codec;     /* id: GW_NO_CODEC for none */
+  uint64_t step, limit_ns; /* step: of random numbers; limit_ns: how long a block waits for one signal */
+  uint32_t stride, blocks, ranks, first_rank,
+      launched;       /* launched: ranks first_rank to first_rank + launched - 1 */
+  uint32_t dtype, op; /* op: ReduceOp of sum, min, max or prod */
+  float scale;        /* of complete values */
+  uint32_t lossy;
+  int32_t device;
+  void* stream;
+} gw_cuda_exchange;
+#define GW_NO_CODEC (~0u)
+
+typedef struct gw_cuda_handle { /* of memory, good in any process of the host */
+  uint8_t bytes[64];
+} gw_cuda_handle;
+
 typedef struct gw_cuda_table {
   uint32_t version, size; /* of the table that was filled */
   const char* (*error_text)(int error);
@@ -79,10 +128,11 @@ typedef struct gw_cuda_table {
   int (*stream_create)(int device, void** stream);
   int (*stream_destroy)(int device, void* stream);
   int (*synchronize)(int device, void* stream);
-  int (*encode)(const gw_cuda_codec* codec, const gw_cuda_piece* piece, gw_cuda_array x, gw_cuda_residual residual,
-                void* payload);
+  int (*encode)(const gw_cuda_codec* codec, const gw_cuda_piece* piece, gw_cuda_array x,
+                gw_cuda_residual residual, void* payload);
   /* add: out += values. Malformed bytes give arbitrary values inside `out`. */
-  int (*decode)(const gw_cuda_codec* codec, const gw_cuda_piece* piece, const void* payload, gw_cuda_array out, int add);
+  int (*decode)(const gw_cuda_codec* codec, const gw_cuda_piece* piece, const void* payload,
+                gw_cuda_array out, int add);
   /* host memory that the device copies from and to by itself */
   int (*pin)(int device, uint64_t bytes, void** p);
   int (*unpin)(void* p);
@@ -97,6 +147,22 @@ typedef struct gw_cuda_table {
   int (*store)(const gw_cuda_elements* e);
   uint64_t (*topk_bytes)(uint64_t count, uint64_t k);
   int (*topk)(const gw_cuda_topk* t);
+  /* Runs the units of `launched` ranks in one launch that refuses if its blocks cannot all run at once. A wait past its limit
+   * ends the block. Word 0 of its rank's signals then has the peer's bit, word 1 + peer the step + 1 (0xffff: the end); the
+   * signals of all ranks must be cleared before the next exchange. */
+  int (*exchange)(const gw_cuda_exchange* e);
+  int (*most_blocks)(const gw_cuda_exchange* e,
+                     int* blocks);       /* that run at once on the device, of all ranks */
+  int (*synchronize_device)(int device); /* waits for all of its streams */
+  /* what is put on the stream in between is recorded instead of done; `stream` is none of the default ones */
+  int (*graph_begin)(int device, void* stream);
+  int (*graph_end)(int device, void* stream, void** graph);
+  int (*graph_launch)(int device, void* graph, void* stream);
+  int (*graph_destroy)(int device, void* graph);
+  /* memory that `allocate` gave, for other processes of this host, and theirs for this one */
+  int (*share)(int device, void* p, gw_cuda_handle* handle);
+  int (*open_shared)(int device, const gw_cuda_handle* handle, void** p);
+  int (*close_shared)(int device, void* p);
 } gw_cuda_table;
 
 /* 0; or 1 if `version` is not the plug-in's or `size` is larger than its table. */

@@ -38,6 +38,7 @@ GW_DEVICE void flip(float (&y)[kValues], const Key& key, uint64_t block, uint32_
 class RotatedRow {
  public:
   static constexpr uint32_t kMostBytes = kRow / kBlock * kBytes;
+  static constexpr bool kSharedKey = true;  // all ranks share the signs
   using Grid = LloydGrid<4>;
   using Tables = Grid::Tables;
   static GW_DEVICE void fill(Tables& t, uint32_t thread) { Grid::fill(t, thread); }

@@ -124,15 +124,4 @@ __global__ void __launch_bounds__(kThreads, 4) code_rows(CodeCall call) {
   }
 }
 
-inline dim3 row_grid(const CodeCall& call, Where where) {
-  const size_t blocks = (call.count + kSpan * kWarps - 1) / (kSpan * kWarps),
-               most = most_blocks(where.device);
-  return {static_cast<unsigned>(blocks < most ? blocks : most), 1, 1};
-}
-template <class Codec>
-int run_rows(const CodeCall& call, bool decode, Where where) {
-  return launch(decode ? code_rows<Codec, true> : code_rows<Codec, false>, row_grid(call, where), kThreads,
-                where.stream, call);
-}
-
 }  // namespace gw::cuda

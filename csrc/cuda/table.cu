@@ -155,6 +155,64 @@ int decode(const gw_cuda_codec* codec, const gw_cuda_piece* piece, const void* p
   return run(t);
 }
 
+int run_peers(const gw_cuda_exchange& e, int* most) {
+  return On(e.device).run([&] {
+    if (e.codec.id == GW_NO_CODEC) return run_values(e, most);
+    Task t = task_of(e.codec, {}, {nullptr, e.dtype}, nullptr);
+    t.where.exchange = &e;
+    t.where.most = most;
+    for (const auto family : {run_cast, run_quant, run_scaled, run_rotated})
+      if (const int result = family(t); result != GW_CUDA_NO_KERNEL) return result;
+    return static_cast<int>(GW_CUDA_NO_KERNEL);
+  });
+}
+int synchronize_device(int device) {
+  return On(device).run([] { return cudaDeviceSynchronize(); });
+}
+int graph_begin(int device, void* stream) {
+  return On(device).run(
+      [&] { return cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal); });
+}
+int graph_end(int device, void* stream, void** graph) {
+  return On(device).run([&] {
+    cudaGraph_t recorded = nullptr;
+    cudaGraphExec_t made = nullptr;
+    cudaError_t error = cudaStreamEndCapture(stream_of(stream), &recorded);
+    if (!error) error = cudaGraphInstantiate(&made, recorded, 0);
+    if (recorded) cudaGraphDestroy(recorded);
+    *graph = made;
+    return error;
+  });
+}
+int graph_launch(int device, void* graph, void* stream) {
+  return On(device).run(
+      [&] { return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream_of(stream)); });
+}
+int graph_destroy(int device, void* graph) {
+  return On(device).run([&] { return cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); });
+}
+static_assert(sizeof(cudaIpcMemHandle_t) == sizeof(gw_cuda_handle));
+int share(int device, void* p, gw_cuda_handle* handle) {
+  return On(device).run([&] {
+    cudaIpcMemHandle_t made;
+    const cudaError_t error = cudaIpcGetMemHandle(&made, p);
+    std::memcpy(handle, &made, sizeof(made));
+    return error;
+  });
+}
+int open_shared(int device, const gw_cuda_handle* handle, void** p) {
+  return On(device).run([&] {
+    cudaIpcMemHandle_t theirs;
+    std::memcpy(&theirs, handle, sizeof(theirs));
+    return cudaIpcOpenMemHandle(p, theirs, cudaIpcMemLazyEnablePeerAccess);
+  });
+}
+int close_shared(int device, void* p) {
+  return On(device).run([&] { return cudaIpcCloseMemHandle(p); });
+}
+int exchange(const gw_cuda_exchange* e) { return run_peers(*e, nullptr); }
+int most_blocks_of(const gw_cuda_exchange* e, int* blocks) { return run_peers(*e, blocks); }
+
 }  // namespace
 }  // namespace gw::cuda
 
@@ -187,7 +245,17 @@ extern "C" __attribute__((visibility("default"))) int gradwire_cuda_table(uint32
                                       load_elements,
                                       store_elements,
                                       select_bytes,
-                                      topk};
+                                      topk,
+                                      exchange,
+                                      most_blocks_of,
+                                      synchronize_device,
+                                      graph_begin,
+                                      graph_end,
+                                      graph_launch,
+                                      graph_destroy,
+                                      share,
+                                      open_shared,
+                                      close_shared};
   if (version != GW_CUDA_VERSION || size > sizeof(table)) return 1;
   std::memcpy(out, &table, size);
   return 0;

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -240,6 +241,10 @@ Dim3 thread() { return current->thread_index(); }
 Dim3 block() { return current->index(); }
 Dim3 block_dim() { return current->kernel().block; }
 Dim3 grid_dim() { return current->kernel().grid; }
+uint64_t clock_ns() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
+                               std::chrono::nanoseconds(1));
+}
 void barrier() { current->wait(At::barrier); }
 void spin() { current->wait(At::spin); }
 unsigned lane() { return current->lane(); }

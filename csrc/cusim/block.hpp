@@ -23,8 +23,9 @@ enum class Order : int { forward, reverse, random };
 struct Settings {
   std::atomic<Order> order{Order::forward};
   std::atomic<unsigned> seed{1};
-  std::atomic<long> spins{200000};  // rounds that a block may wait for others before it is called a deadlock
-  std::atomic<int> threads{1};      // OS threads for the blocks of a launch that need not run at once
+  std::atomic<long> spins{
+      50000000};                // rounds that a block may wait for others before it is called a deadlock
+  std::atomic<int> threads{1};  // OS threads for the blocks of a launch that need not run at once
 };
 Settings& settings();
 
@@ -51,6 +52,7 @@ struct Lanes {
 };
 const Lanes& exchange(uint32_t mask, int operation, uint64_t value);
 unsigned lane();
+uint64_t clock_ns();                           // since some moment
 void spin();                                   // lets others run: to be called in every loop that waits
 void* shared(size_t bytes, size_t alignment);  // zero threads have to have called it before; filled with 0xcd
 }  // namespace self

@@ -10,23 +10,21 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "cusim/cusim.hpp"
 
 namespace cusim {
 namespace {
 
+constexpr int kSms = 2;
+
 std::mutex mutex_of_failure;
 std::string failure_text = "no error";
 cudaError_t failure = cudaSuccess;
-
-std::mutex mutex_of_memory;
-std::map<uintptr_t, size_t>& memory() {
-  static auto* m = new std::map<uintptr_t, size_t>;
-  return *m;
-}
 
 void fail(const std::string& why) {
   const std::lock_guard lock(mutex_of_failure);
@@ -45,11 +43,16 @@ void guarded(F&& f) {
 
 }  // namespace
 
+struct Graph {
+  std::vector<std::function<void()>> work;
+};
+
 struct Stream {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<std::function<void()>> queue;
   bool busy = false, ending = false;
+  std::unique_ptr<Graph> recording;  // takes what is put here, instead of the queue
   std::thread thread{[this] { work(); }};
 
   void work() {
@@ -117,12 +120,19 @@ struct Event {
 };
 
 namespace {
+std::mutex mutex_of_streams;
+std::set<Stream*>& streams() {
+  static auto* all = new std::set<Stream*>;
+  return *all;
+}
+
 // 1 and 2 are CUDA's names of the default streams.
 bool is_default(Stream* s) { return reinterpret_cast<uintptr_t>(s) <= 2; }
 void put(Stream* s, std::function<void()> f) {
   if (is_default(s)) return guarded(f);
   {
     const std::lock_guard lock(s->mutex);
+    if (s->recording) return s->recording->work.push_back(std::move(f));
     s->queue.push_back(std::move(f));
   }
   s->changed.notify_all();
@@ -130,6 +140,8 @@ void put(Stream* s, std::function<void()> f) {
 }  // namespace
 
 void enqueue(cudaStream_t stream, Kernel kernel, size_t argument_bytes) {
+  if (kernel.together && kernel.grid.x * kernel.grid.y * kernel.grid.z > kSms * kBlocksPerSm)
+    return fail("too many blocks in a cooperative launch");
   std::string copy(static_cast<const char*>(kernel.arguments), argument_bytes);
   put(stream, [kernel, copy = std::move(copy)]() mutable {
     kernel.arguments = copy.data();
@@ -161,29 +173,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 2;
-  return cudaSuccess;
-}
-cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* p) {
-  const std::lock_guard lock(mutex_of_memory);
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  auto at = memory().upper_bound(address);
-  const bool ours = at != memory().begin() && address < (--at)->first + at->second;
-  *out = {ours ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, ours ? 0 : -1};
-  return cudaSuccess;
-}
-cudaError_t cudaMalloc(void** p, size_t bytes) {
-  // exactly `bytes` after an aligned start, so that AddressSanitizer sees a store behind the end
-  if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
-  std::memset(*p, 0xcd, bytes);
-  const std::lock_guard lock(mutex_of_memory);
-  memory()[reinterpret_cast<uintptr_t>(*p)] = bytes ? bytes : 1;
-  return cudaSuccess;
-}
-cudaError_t cudaFree(void* p) {
-  const std::lock_guard lock(mutex_of_memory);
-  memory().erase(reinterpret_cast<uintptr_t>(p));
-  std::free(p);
+  *value = kSms;
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
@@ -194,14 +184,50 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new Stream;
+  const std::lock_guard lock(mutex_of_streams);
+  streams().insert(*stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  {
+    const std::lock_guard lock(mutex_of_streams);
+    streams().erase(stream);
+  }
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (!is_default(stream)) stream->wait();
+  return cudaGetLastError();
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (is_default(stream)) return cudaErrorInvalidValue;
+  stream->recording = std::make_unique<Graph>();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = stream->recording.release();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  *made = new Graph(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  for (const auto& f : graph->work) put(stream, f);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  const std::lock_guard lock(mutex_of_streams);
+  for (Stream* s : streams()) s->wait();
   return cudaGetLastError();
 }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {

@@ -37,6 +37,7 @@ from gradwire.errors import (
 )
 from gradwire.feedback import ErrorFeedback
 from gradwire.global_topk import GlobalTopK
+from gradwire.peer_memory import PeerMemory
 from gradwire.policy import Policy
 from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages, ramp, warmup
@@ -67,6 +68,7 @@ __all__ = [
     "InternalError",
     "MismatchError",
     "PeerLost",
+    "PeerMemory",
     "Policy",
     "PowerSGD",
     "RendezvousError",

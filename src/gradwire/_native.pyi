@@ -112,11 +112,46 @@ class DeviceArray:  # flat GPU memory, not initialised; has __cuda_array_interfa
     def copy_from(self, host: Any) -> None: ...  # as many bytes; waits
     def copy_to(self, host: Any) -> None: ...
 
+class Graph:  # of a call that was recorded
+    def launch(self, stream: int = 0) -> None: ...
+
+class Peers:  # ranks that are all on one GPU of this process
+    size: int
+    device: int
+    seq: int  # of the next all_reduce
+    def __init__(self, device: int, ranks: int) -> None: ...
+    def all_reduce(
+        self, arrays: Sequence[Any], op: str, codec: Codec | None, algorithm: str, residuals: Sequence[Any],
+        timeout: float, streams: bool = False, silent: Sequence[int] = (),
+    ) -> None: ...  # fmt: skip
+    def record(
+        self, arrays: Sequence[Any], op: str, codec: Codec | None, algorithm: str, residuals: Sequence[Any],
+        timeout: float,
+    ) -> Graph: ...  # fmt: skip
+    def synchronize(self, stream: int = 0) -> None: ...
+
+class HostPeers:  # one rank of a host whose ranks are processes: csrc/comm/host_peers.hpp
+    rank: int
+    size: int
+    def __init__(self, device: int, rank: int, size: int) -> None: ...
+    def ready(
+        self, x: Any, op: str, codec: Codec | None, algorithm: str, residuals: Sequence[Any], timeout: float
+    ) -> bool: ...
+    def grow(self) -> bytes: ...
+    def connect(self, all: bytes) -> None: ...
+    def all_reduce(
+        self, x: Any, op: str, codec: Codec | None, algorithm: str, residuals: Sequence[Any], timeout: float
+    ) -> None: ...
+    def synchronize(self, stream: int = 0) -> None: ...
+
 # _native.gpu: the same functions for arrays in GPU memory, all of a call on one GPU. They put their work on x's stream and do
 # not wait. GpuError if there is no GPU; ArgumentError for a codec without kernels or another dtype than float32, bfloat16,
 # float16. Residuals: float32, bfloat16, or the bytes of int8(block=64).
 class _Gpu:
     DeviceArray: type[DeviceArray]
+    Graph: type[Graph]
+    HostPeers: type[HostPeers]
+    Peers: type[Peers]
     def status(self) -> dict[str, Any]: ...  # usable, built, simulated: bool; text: the GPUs, or what is missing
     def quantize(
         self, x: Any, codec: Codec, payload: Any, step: int = 0, residual: Any | None = None

@@ -23,8 +23,19 @@ import numpy as np
 
 from gradwire import Communicator, _native, init
 from gradwire.rendezvous import Place
+from gradwire.virtual_ranks import Replay, VirtualRanks, virtual_ranks
 
-__all__ = ["Hub", "ProcessResult", "run_processes", "run_ranks", "to_cpu", "to_gpu"]
+__all__ = [
+    "Hub",
+    "ProcessResult",
+    "Replay",
+    "VirtualRanks",
+    "run_processes",
+    "run_ranks",
+    "to_cpu",
+    "to_gpu",
+    "virtual_ranks",
+]
 
 T = TypeVar("T")
 # Small, so that tests pipeline many segments at small counts; 8 ranks have 168 channels.
