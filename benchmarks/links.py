@@ -8,11 +8,14 @@ off: no limit, the kernel's own speed between namespaces. lo: all ranks on this 
 `gradwire bench all_reduce` with one rank a host; benchmarks/README.md explains its columns and adds two:
 
 wire: Mbit/s each rank sends, `busbw` uncompressed, coded bytes over the time with a codec. As in nccl-tests,
-and as iperf3 streams, calls follow one another without a pause (--batch; 1: a single call on an idle link).
-What the token bucket's burst lets pass for nothing at the start of a batch does not count.
+and as iperf3 streams, calls follow one another without a pause (--batch; 1: a single call, which wants
+--rest 0.03 before it to find the link idle, and a drained bucket full again). What the token bucket's burst
+lets pass for nothing at the start of a batch does not count.
 share: `wire` over iperf3's figure for this link: one direction of a limited link, which is full duplex; of an
 unlimited one, where both directions share the cores, both directions of both. Where something is slower than
-the rest (--slow-link, --slow-host; hosts are 0 to n-1), iperf3 still runs between hosts 0 and 1.
+the rest (--slow-link, --slow-host; hosts are 0 to n-1), iperf3 still runs between hosts 0 and 1. iperf3 gets
+the congestion control that gradwire takes on short paths: BBR, a common default, would be paced to less than
+an unlimited path carries, and flatter the share.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Any
 from lab import BURST, Lab, LabError, add_limits, set_limits, why_not
 
 ADDRESS, PORT = "10.77.0.1", "5201"
+CONGESTION = "reno"
 UNLIMITED = ("off", "lo")
 KIB = 1024
 
@@ -44,7 +48,7 @@ def iperf(lab: Lab | None, seconds: int, both: bool) -> float:
     server = subprocess.Popen(at(0, serve), stdout=subprocess.DEVNULL)
     try:
         where = lab.address(0) if lab else "127.0.0.1"
-        client = ["iperf3", "-J", "-t", str(seconds), "-c", where, "-p", PORT]
+        client = ["iperf3", "-J", "-C", CONGESTION, "-t", str(seconds), "-c", where, "-p", PORT]
         for _ in range(50):  # until the server listens; the first packets of a new host may be lost
             command = at(1, ["timeout", str(seconds + 5), *client, *(["--bidir"] if both else [])])
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -92,7 +96,7 @@ def bench(lab: Lab | None, hosts: int, words: list[str], timeout: float) -> list
 def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, Any]]:
     lab = None if rate == "lo" else Lab(hosts, None if rate == "off" else rate, args.burst, "gwlinks")
     words = ["--sizes", args.sizes, "--codec", args.codec, "--algorithm", args.algorithm]
-    for option in ("batch", "iters", "warmup", "rounds"):
+    for option in ("batch", "iters", "warmup", "rounds", "rest"):
         words += [f"--{option}", str(getattr(args, option))]
     words += ["--vs", args.vs] if args.vs else []
     try:
@@ -116,6 +120,7 @@ def measure(args: argparse.Namespace, hosts: int, rate: str) -> list[dict[str, A
             wire *= 2  # both directions, as in `line`
         row |= {"wire_mbit": wire, "share": wire / line}
         row["link"] = {"rate": rate, "burst": args.burst, "iperf_mbit": one, "iperf_both_mbit": two}
+        row["link"] |= {"iperf_congestion": CONGESTION, "rest": args.rest}
         if args.slow_link or args.slow_host:
             row["link"] |= {"slow_link": args.slow_link, "slow_host": args.slow_host}
         row["command"] = " ".join(["python", *sys.argv])
@@ -152,6 +157,7 @@ def main() -> int:
     p.add_argument("--batch", type=int, default=8, help="calls in a repetition (default 8)")
     p.add_argument("--iters", type=int, default=3, help="repetitions a round (default 3)")
     p.add_argument("--warmup", type=int, default=1)
+    p.add_argument("--rest", type=float, default=0.0, help="seconds before a repetition (default 0)")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--iperf-seconds", type=int, default=3)
     p.add_argument("--timeout", type=float, default=900, help="seconds for one number of hosts at one rate")

@@ -43,7 +43,8 @@ def main() -> None:
     import matplotlib.pyplot as plt
 
     rows = [json.loads(line) for line in (RESULTS / "links.jsonl").read_text().splitlines()]
-    limited = [r for r in rows if r["link"]["rate"].endswith("bit") and r["size"] >= MIB]
+    full = [r for r in rows if r["batch"] > 1]
+    limited = [r for r in full if r["link"]["rate"].endswith("bit") and r["size"] >= MIB]
     chosen = [r for r in rows if r["library"] == "gradwire" and r["asked"] == "auto"]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 7.5), constrained_layout=True)
     bars(top, limited, "share", 1)

@@ -114,6 +114,13 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="calls back to back in a repetition (default 1, below 1 MiB up to 20)",
     )
+    how.add_argument(
+        "--rest",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="before a repetition: routers' queues drain, token buckets fill again (default 0)",
+    )
     how.add_argument("--no-bind", action="store_true", help="do not give every rank cores of its own")
     who = p.add_argument_group(
         "ranks", "Without these: those of torchrun, Open MPI or Slurm; without a launcher, 2."
@@ -203,10 +210,12 @@ def run(args: argparse.Namespace) -> int:
 
 def run_rank(args: argparse.Namespace, comm: Communicator) -> int:
     """Measures as one rank of `comm`. Rank 0 reports. Returns the exit code."""
-    hosts = [host for _, host in comm.peers()]
-    neighbours, cores = hosts.count(hosts[comm.rank]), machine.cores()
+    # containers of one machine are hosts that share its cores
+    machines = [number for _, number in comm._native.places()]
+    mine = machines[comm.rank]
+    neighbours, cores = machines.count(mine), machine.cores()
     share = machine.share_of_cores(
-        *((0, 1) if args.no_bind else (hosts[: comm.rank].count(hosts[comm.rank]), neighbours))
+        *((0, 1) if args.no_bind else (machines[: comm.rank].count(mine), neighbours))
     )
     own = [
         entries.Gradwire(comm, make_codec(spec), spec, algorithm)
@@ -214,7 +223,9 @@ def run_rank(args: argparse.Namespace, comm: Communicator) -> int:
         for algorithm in args.algorithm
     ]
     peers = [entries.PEERS[name](comm) for name in args.vs]
-    plan = measure.Plan(args.iters, args.warmup, args.rounds, neighbours > cores, share, args.batch)
+    plan = measure.Plan(
+        args.iters, args.warmup, args.rounds, neighbours > cores, share, args.batch, args.rest
+    )
     bench = measure.Bench(comm, [*own, *peers], _questions(args, comm.rank, comm.size), plan)
     stolen, ticks = machine.cpu_ticks()
     with report.progress(bench.steps(), wanted=comm.rank == 0 and not args.no_progress) as bar:

@@ -47,6 +47,7 @@ class Plan:
     crowded: bool  # ranks outnumber cores
     share: list[int]  # the cores of this rank alone, for entries that ask to be bound
     batch: int = 0  # calls back to back in a repetition; 0: as many as the size asks for
+    rest: float = 0.0  # seconds before a repetition
 
 
 def bus_bandwidth(algbw: float, size: int) -> float:
@@ -113,6 +114,9 @@ class Bench:
         times = np.zeros(self._plan.iters)
         for repetition in range(-self._plan.warmup, self._plan.iters):
             array[:] = source
+            if self._plan.rest:
+                time.sleep(self._plan.rest)
+                self._barrier.wait()  # wakes everybody, so that the next one lets all go at once
             self._barrier.wait()
             seconds = _time(call, calls)
             if repetition >= 0:
