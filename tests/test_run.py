@@ -122,6 +122,30 @@ def test_a_rank_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pyte
     assert processes.run_ranks(commands, grace_s=0.5) == 3
 
 
+def test_a_second_interrupt_leaves_no_rank_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradwire.bench import processes
+
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    deaf += "; print(1, flush=True); time.sleep(60)"
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+        for _ in range(2)
+    ]
+    for rank in ranks:
+        assert rank.stdout is not None and rank.stdout.readline() == b"1\n"
+    wait, interrupts = processes._wait_for, [KeyboardInterrupt()]
+
+    def interrupted(of: Any, seconds: float) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        wait(of, seconds)
+
+    monkeypatch.setattr(processes, "_wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        processes._end(ranks)
+    assert [rank.poll() for rank in ranks] == [-signal.SIGKILL] * 2
+
+
 ALL_REDUCE = """\
 import gradwire, numpy as np
 with gradwire.init(timeout=20) as comm:

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_KILLED_S = 5.0  # from SIGKILL to giving up
 # Small, so that tests pipeline many segments at small counts; 8 ranks have 168 channels.
 _SMALL = {"channel_bytes": 1 << 18, "segment_bytes": 1 << 15}
 
@@ -278,7 +279,9 @@ def run_processes(
             for process in processes:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # its children too
-                process.wait()
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel outlives SIGKILL
+                    process.wait(_KILLED_S)
         results = [
             ProcessResult(rank, p.returncode, _text(f"{folder}/out.{rank}"), _text(f"{folder}/err.{rank}"))
             for rank, p in enumerate(processes)

@@ -139,17 +139,22 @@ def _report(rank: int, process: subprocess.Popen[bytes], host: str, others: int)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for p in processes:
-        _signal(p, signal.SIGTERM)
-    until = time.monotonic() + _END_S
-    for p in processes:
-        try:
-            p.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
+    try:
+        for p in processes:
+            _signal(p, signal.SIGTERM)
+        _wait_for(processes, _END_S)
+    finally:  # a second Ctrl-C does not wait, and leaves nothing either
+        for p in processes:
             _signal(p, signal.SIGKILL)
-            p.wait()
+        _wait_for(processes, _END_S)  # one that hangs in the kernel outlives even SIGKILL
+
+
+def _wait_for(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Until all of them have ended, or so many seconds are over."""
+    until = time.monotonic() + seconds
+    for p in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            p.wait(max(0.0, until - time.monotonic()))
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
