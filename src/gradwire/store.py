@@ -62,10 +62,9 @@ class Store(ABC):
 class FileStore(Store):
     """A directory, one file per key. Ranks may be on several hosts if the directory is shared.
 
-    `path`: a directory (made if missing), or an existing file, beside which a directory `<path>.store` is
-    made. Use a
-    fresh path per job: two jobs that run at the same time on one path would meet each other. What an earlier
-    job left there does no harm.
+    path: a directory (made if missing), or an existing file, beside which a directory `<path>.store` is made.
+    Use a fresh path per job: two jobs that run at the same time on one path would meet each other. What an
+    earlier job left there does no harm. RendezvousError if it cannot be made, written or read.
     """
 
     _MAGIC = b"GWF1"
