@@ -16,18 +16,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
-UNITS = {"k": 1 << 10, "m": 1 << 20}
-
-
-def parse_size(text: str) -> int:
-    return int(text[:-1]) * UNITS[text[-1]] if text[-1] in UNITS else int(text)
+from gradwire.bench.arguments import parse_sizes
+from gradwire.bench.processes import Command, run_ranks
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -52,7 +48,7 @@ def worker(args: argparse.Namespace) -> None:
         "int8 carrier": lambda x: carrier.all_reduce(x, codec="int8"),
         "int8 engine": lambda x: engine.all_reduce(x, codec="int8", algorithm="direct"),
     }
-    for size in map(parse_size, args.sizes.split(",")):
+    for size in parse_sizes(args.sizes):
         x = torch.empty(size // 4)
         for name, call in ways.items():
             call(x.fill_(1.0))
@@ -92,9 +88,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, *sys.argv[1:], "--store", folder, "--rank"]
-        ranks = [subprocess.Popen([*command, str(r)], env=env) for r in range(args.ranks)]
-        return max(abs(p.wait()) for p in ranks)
+        words = [sys.executable, __file__, *sys.argv[1:], "--store", folder, "--rank"]
+        return run_ranks([Command([*words, str(rank)], env) for rank in range(args.ranks)])
 
 
 if __name__ == "__main__":
