@@ -31,7 +31,7 @@ CallOptions options_of(const std::shared_ptr<Codec>& codec, std::string_view alg
 }
 
 void add_residual(CallOptions& o, py::handle residual) {
-  if (!residual.is_none()) o.residual = view_of(residual, true);
+  if (!residual.is_none()) o.residual = any_view_of(residual, true);
 }
 
 std::shared_ptr<Work> start(Communicator& c, Collective collective, const View& in, const View& out,
@@ -39,7 +39,7 @@ std::shared_ptr<Work> start(Communicator& c, Collective collective, const View& 
   py::gil_scoped_release release;
   if (sync) {
     Work work = c.prepare(collective, in, out, options);
-    c.engine().run(work);
+    c.run(work);
     return nullptr;
   }
   auto work = c.prepare_shared(collective, in, out, options);
@@ -60,7 +60,7 @@ void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator,
     CallOptions o = options_of(codec, algorithm, timeout);
     o.op = reduce_op(op);
     add_residual(o, residual);
-    const View v = view_of(x, true);
+    const View v = any_view_of(x, true);
     return start(c, Collective::all_reduce, v, v, o, sync);
   });
   // A buffer of bytes that holds `count` elements of a dtype that the buffer's own kind may not have.
@@ -74,43 +74,43 @@ void register_collectives(py::class_<Communicator, std::unique_ptr<Communicator,
             if (v.bytes() > bytes.bytes()) fail_argument("the buffer is too small for its elements");
             return start(c, Collective::all_reduce, v, v, o, sync);
           });
-  cls.def("reduce_scatter",
-          [](Communicator& c, py::handle x, py::handle out, py::handle op, const Codecs& codec,
-             std::string_view algorithm, py::handle residual, bool sync, double timeout) {
-            CallOptions o = options_of(codec, algorithm, timeout);
-            o.op = reduce_op(op);
-            add_residual(o, residual);
-            return start(c, Collective::reduce_scatter, view_of(x, false), view_of(out, true), o, sync);
-          });
+  cls.def(
+      "reduce_scatter", [](Communicator& c, py::handle x, py::handle out, py::handle op, const Codecs& codec,
+                           std::string_view algorithm, py::handle residual, bool sync, double timeout) {
+        CallOptions o = options_of(codec, algorithm, timeout);
+        o.op = reduce_op(op);
+        add_residual(o, residual);
+        return start(c, Collective::reduce_scatter, any_view_of(x, false), any_view_of(out, true), o, sync);
+      });
   cls.def("all_gather", [](Communicator& c, py::handle x, py::handle out, const Codecs& codec,
                            std::string_view algorithm, bool sync, double timeout) {
-    return start(c, Collective::all_gather, view_of(x, false), view_of(out, true),
+    return start(c, Collective::all_gather, any_view_of(x, false), any_view_of(out, true),
                  options_of(codec, algorithm, timeout), sync);
   });
   cls.def("broadcast", [](Communicator& c, py::handle x, int root, const Codecs& codec,
                           std::string_view algorithm, bool sync, double timeout) {
     CallOptions o = options_of(codec, algorithm, timeout);
     o.peer = root;
-    const View v = view_of(x, true);
+    const View v = any_view_of(x, true);
     return start(c, Collective::broadcast, v, v, o, sync);
   });
   cls.def("all_to_all",
           [](Communicator& c, py::handle x, py::handle out, const Codecs& codec, bool sync, double timeout) {
-            return start(c, Collective::all_to_all, view_of(x, false), view_of(out, true),
+            return start(c, Collective::all_to_all, any_view_of(x, false), any_view_of(out, true),
                          options_of(codec, "", timeout), sync);
           });
   cls.def("send", [](Communicator& c, py::handle x, int peer, uint32_t tag, bool sync, double timeout) {
     CallOptions o = options_of(nullptr, "", timeout);
     o.peer = peer;
     o.tag = tag;
-    const View v = view_of(x, false);
+    const View v = any_view_of(x, false);
     return start(c, Collective::send, v, v, o, sync);
   });
   cls.def("recv", [](Communicator& c, py::handle x, int peer, uint32_t tag, bool sync, double timeout) {
     CallOptions o = options_of(nullptr, "", timeout);
     o.peer = peer;
     o.tag = tag;
-    const View v = view_of(x, true);
+    const View v = any_view_of(x, true);
     return start(c, Collective::recv, v, v, o, sync);
   });
   cls.def("barrier", [](Communicator& c, bool sync, double timeout) {
@@ -182,7 +182,7 @@ py::list trace_of(Communicator& c) {
 
 void register_comm(py::module_& m) {
   py::class_<Work, std::shared_ptr<Work>>(m, "Work")
-      .def("done", &Work::done)
+      .def("done", &Work::over)
       .def(
           "wait",
           [](Work& w, double timeout) {
@@ -190,6 +190,8 @@ void register_comm(py::module_& m) {
             w.wait(timeout < 0 ? std::nullopt : std::optional(Deadline::after_seconds(timeout)));
           },
           py::arg("timeout") = -1.0)
+      .def_property_readonly("device", &Work::device)
+      .def("order", [](const Work& w, py::handle array) { w.order(any_view_of(array, false).stream); })
       .def("seconds", [](const Work& w) {
         return py::make_tuple(monotonic(w.submitted), monotonic(w.started), monotonic(w.finished));
       });

@@ -42,11 +42,11 @@ PyObject* quick_all_reduce(PyObject* self, PyObject* const* args, Py_ssize_t cou
     auto& target = *static_cast<Target*>(PyCapsule_GetPointer(self, kCapsule));
     CallOptions options;
     options.op = reduce_op(py::handle(args[1]));
-    const View view = view_of(args[0], true);
+    const View view = any_view_of(args[0], true);
     if (args[2] != Py_None && view.bytes() >= PyLong_AsSize_t(args[3])) Py_RETURN_FALSE;
     py::gil_scoped_release release;
     Work work = target.communicator->prepare(Collective::all_reduce, view, view, options);
-    target.communicator->engine().run(work);
+    target.communicator->run(work);
   } catch (...) {
     error = std::current_exception();
   }

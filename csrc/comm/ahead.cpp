@@ -16,8 +16,9 @@ bool overlap(const Range& a, const Range& b) { return a.begin < b.end && b.begin
 bool Executor::lets_through(const Executor& next) const {
   for (size_t l = 0; l < plan_->lanes.size(); ++l)
     if (cursors_[l].sends != plan_->lanes[l].sends.size()) return false;
+  // GPU: operations share a stream
   for (const Executor* e : {this, &next})
-    if (e->plan_->answers || e->plan_->lends || e->plan_->size == 1) return false;
+    if (e->gpu_ || e->plan_->answers || e->plan_->lends || e->plan_->size == 1) return false;
   const auto memory = [](const Executor& e) {
     const Operation& op = e.plan_->operation;
     const size_t count = op.count * (has_shares(op.collective) ? static_cast<size_t>(e.plan_->size) : 1);

@@ -3,6 +3,7 @@
 #include <memory_resource>
 
 #include "codec/kernels.hpp"
+#include "comm/gpu_call.hpp"
 
 namespace gw {
 namespace {
@@ -10,6 +11,16 @@ namespace {
 constexpr size_t kMostPlans = 1024;  // shapes kept per communicator; a training loop has a few dozen
 
 std::string sized(const View& v) { return std::string(name(v.dtype)) + "[" + std::to_string(v.count) + "]"; }
+
+std::string where(const View& v) {
+  return v.device < 0 ? "in CPU memory" : "on GPU " + std::to_string(v.device);
+}
+void check_device(const char* what, const View& x, const View& other) {
+  if (other.device != x.device)
+    fail_argument(std::string(what) + " is " + where(other) + ", the array is " + where(x) +
+                  ": all arrays of a call must be in one place, move one (torch: y.to(x.device), CuPy: "
+                  "cupy.asarray(y))");
+}
 
 std::vector<uint8_t> peers_in_memory(const Transport& t) {
   std::vector<uint8_t> shared(static_cast<size_t>(t.size()));
@@ -87,6 +98,16 @@ std::shared_ptr<Work> Communicator::prepare_shared(Collective collective, const 
                                     p.timeout);
 }
 
+void Communicator::run(Work& work) {
+  try {
+    engine_.run(work);
+  } catch (...) {
+    work.order();
+    throw;
+  }
+  work.order();
+}
+
 // ---- arguments ---------------------------------------------------------------------------------------------------
 
 // A lossless codec changes no result, so where it cannot work the bytes simply travel as they are.
@@ -139,6 +160,8 @@ void Communicator::check_reduction(Collective collective, DType dtype, const Cal
 
 Communicator::Prepared Communicator::check_and_plan(Collective collective, const View& in, const View& out,
                                                     const CallOptions& o) {
+  check_device("the output", in, out);
+  if (o.residual) check_device("the residual", in, *o.residual);
   const size_t count = checked_count(collective, in, out);
   check_reduction(collective, in.dtype, o);
   if (o.residual) {
@@ -169,7 +192,9 @@ Communicator::Prepared Communicator::check_and_plan(Collective collective, const
   Prepared p;
   p.plan = plan_for(operation, o.algorithm);
   p.buffers = {in.data, out.data, o.residual ? static_cast<float*>(o.residual->data) : nullptr};
-  if (p.plan->lends) {
+  if (in.device >= 0) {
+    p.buffers.gpu = std::make_shared<GpuCall>(in, out);
+  } else if (p.plan->lends) {
     p.buffers.in_loan = Arena::loan_of(in.data, in.bytes());
     p.buffers.out_loan = in.data == out.data ? p.buffers.in_loan : Arena::loan_of(out.data, out.bytes());
     // a block that is received lands where one lay that was sent

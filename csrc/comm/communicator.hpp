@@ -39,9 +39,14 @@ class Communicator {
 
   // Makes the Work of one call; throws Error(argument) before anything is sent. `in` and `out` are the same array for
   // operations in place. Give the result to engine().run() or engine().submit().
+  // Arrays on a GPU are read after what was put on their streams before, and written before what is put there once the
+  // Work is done (run() and Work::order see to that).
   Work prepare(Collective collective, const View& in, const View& out, const CallOptions& options);
   std::shared_ptr<Work> prepare_shared(Collective collective, const View& in, const View& out,
                                        const CallOptions& options);
+
+  // engine().run(), after which the streams of arrays on a GPU wait for the operation.
+  void run(Work& work);
 
   Choice choose(Collective collective, size_t count, DType dtype, const CodecPtr& codec) const;
   Engine& engine() { return engine_; }

@@ -130,7 +130,7 @@ bool Engine::drive_alone(Work& work) {
       }
       if (moved || transport_->progress())
         pause_.reset();
-      else if (pause_.turn(*transport_))
+      else if (pause_.turn(*transport_, work.executor.waits_for_gpu()))
         watchdog_.check(active);
     }
   } catch (const Error& e) {
@@ -169,7 +169,7 @@ void Engine::drive(const Work* until) {
       if (until ? until->done() : pending_.load(std::memory_order_acquire) == 0) return;
       if (moved || transport_->progress())
         pause_.reset();
-      else if (pause_.turn(*transport_))
+      else if (pause_.turn(*transport_, waits_for_gpu()))
         watchdog_.check(active_);
     } catch (const Error& e) {
       fail(e);
@@ -217,6 +217,10 @@ bool Engine::advance() {
     retire(work, std::nullopt);
   }
   return moved;
+}
+
+bool Engine::waits_for_gpu() const {
+  return std::ranges::any_of(active_, [](const Work* work) { return work->executor.waits_for_gpu(); });
 }
 
 void Engine::count(const Work& work) {

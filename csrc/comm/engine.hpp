@@ -42,6 +42,7 @@ class Engine {
 
  private:
   struct Stream {
+    Stream() { staging[1].share_gpus(staging[0]); }
     WorkQueue queue;
     Staging staging[2];  // of the first in the queue: [side]; of the second, once that sends ahead: the other
     int side = 0;
@@ -58,6 +59,7 @@ class Engine {
   void drive(const Work* until);
   void accept();
   bool advance();
+  bool waits_for_gpu() const;
   void count(const Work& work);
   void retire(Work& work, std::optional<Error> error);
   void fail(const Error& error);

@@ -5,49 +5,38 @@
 
 #include "base/error.hpp"
 #include "codec/kernels.hpp"
+#include "comm/driver_gpu.hpp"
 
 namespace gw {
 
 using Clock = std::chrono::steady_clock;
 
 Executor::Executor(std::shared_ptr<const Plan> plan, const Buffers& buffers)
-    : plan_(std::move(plan)), buffers_(buffers) {}
+    : plan_(std::move(plan)), buffers_(buffers), cpu_(*plan_, buffers) {
+  if (buffers_.gpu) gpu_ = driver_of_gpu(*plan_, buffers_);
+}
 
 void Executor::begin(Transport& transport, Staging& staging, Trace& trace) {
   transport_ = &transport;
   trace_ = &trace;
-  const Plan& p = *plan_;
-  const size_t element = size_of(p.operation.dtype);
-  spans_ = staging.spans(static_cast<size_t>(p.size));
-  sources_ = staging.sources(static_cast<size_t>(p.size));
-  copy_tuners_ = staging.copy_tuners(static_cast<size_t>(p.size));
-  if (p.scratch_elements) scratch_ = staging.scratch(p.scratch_elements);
-  if (p.frame_store_bytes) frames_ = staging.frames(p.frame_store_bytes);
-  if (p.staged_bytes) partials_ = staging.partials(p.staged_bytes);
-  if (p.copy_count)
-    kernels().copy(static_cast<const std::byte*>(buffers_.in) + p.copy_in_offset * element,
-                   static_cast<std::byte*>(buffers_.out) + p.copy_out_offset * element,
-                   p.copy_count * element);
-  // Alone, nothing is encoded; what an earlier, larger world left in the residual is paid out.
-  if (p.size == 1 && buffers_.residual && p.operation.count) {
-    std::vector<float> sum(p.operation.count);
-    kernels().load(p.operation.dtype, buffers_.in, buffers_.residual, sum.data(), sum.size());
-    kernels().store(p.operation.dtype, sum.data(), 1.0f, buffers_.out, sum.size());
-    std::fill_n(buffers_.residual, sum.size(), 0.0f);
-  }
+  const auto size = static_cast<size_t>(plan_->size);
+  spans_ = staging.spans(size);
+  copy_tuners_ = staging.copy_tuners(size);
+  driver().begin(staging, seq_);
 }
 
 bool Executor::advance() {
   try {
     return move();
   } catch (const Error& e) {
-    if (e.kind() == ErrorKind::codec) throw placed(e);
+    if (e.kind() == ErrorKind::codec || e.kind() == ErrorKind::gpu) throw placed(e);
     throw;
   }
 }
 
 bool Executor::move() {
   bool moved = false, finished = true;
+  waits_for_gpu_ = false;
   for (size_t l = 0; l < plan_->lanes.size(); ++l) {
     const LanePlan& lane = plan_->lanes[l];
     Cursor& c = cursors_[l];
@@ -65,6 +54,10 @@ bool Executor::move() {
     if (!followed_)
       for (const auto& [peer, lane] : plan_->send_channels)
         if (!transport_->channel(peer, lane).flushed()) return moved;
+    if (!driver().finish()) {
+      waits_for_gpu_ = true;
+      return moved;
+    }
     done_ = !lends_ || all_taken();
     moved |= done_;
   }
@@ -73,15 +66,29 @@ bool Executor::move() {
 
 bool Executor::send(const LanePlan& lane, Cursor& c) {
   const uint32_t before = c.sends;
-  while (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after &&
-         try_send(lane, lane.sends[c.sends]))
-    ++c.sends;
+  const size_t first_slot = static_cast<size_t>(&lane - plan_->lanes.data()) * Driver::kAhead;
+  const auto may_send = [&] {
+    if (gpu_) start_ahead(lane, c, first_slot);
+    return c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after;
+  };
+  while (may_send() && try_send(lane, lane.sends[c.sends], first_slot + c.sends % Driver::kAhead)) ++c.sends;
   return c.sends != before;
 }
 
 // ---- sending ---------------------------------------------------------------------------------------------------
 
-bool Executor::try_send(const LanePlan& lane, const Unit& u) {
+// What a GPU prepares while earlier messages are on their way.
+void Executor::start_ahead(const LanePlan& lane, Cursor& c, size_t first_slot) {
+  const size_t end = std::min(lane.sends.size(), c.sends + Driver::kAhead);
+  for (; c.started < end && c.receives >= lane.sends[c.started].after; ++c.started)
+    gpu_->start(lane.sends[c.started], first_slot + c.started % Driver::kAhead);
+}
+
+bool Executor::try_send(const LanePlan& lane, const Unit& u, size_t slot) {
+  if (!driver().ready(u, slot)) {
+    waits_for_gpu_ = true;
+    return false;
+  }
   const int peer = lane.peers[u.first_peer];
   Channel& channel = transport_->channel(peer, lane.channel_lane);
   const std::optional<Loan> lent = loan(u);
@@ -92,13 +99,14 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
   FrameHeader h = header(lane, u);
   size_t bytes = most;
   if (lent) {
-    if (u.settle) settle(u);
+    if (u.settle) driver().settle(u);
     std::memcpy(message + kHeaderBytes, &*lent, sizeof(Loan));
     h.flags = kLent;
     lends_ = true;
   } else {
     // The memory of an ask is in this core's cache, where the last answer was read: nothing to gain by streaming past it.
-    h.payload_bytes = fill(u, message + kHeaderBytes, in_place(lane, u) ? nullptr : &copy_tuners_[peer]);
+    h.payload_bytes =
+        driver().fill(u, slot, message + kHeaderBytes, in_place(lane, u) ? nullptr : &copy_tuners_[peer]);
     bytes = kHeaderBytes + h.payload_bytes;
   }
   write_header(h, message);
@@ -110,43 +118,6 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u) {
     trace_->add({u.encode ? "encode+send" : "send", start, Clock::now(), seq_, peer, u.chunk,
                  static_cast<int>(u.segment), bytes});
   return true;
-}
-
-// Writes the payload; returns its size.
-size_t Executor::fill(const Unit& u, std::byte* payload, CopyTuner* tuner) {
-  if (!u.payload_bytes) return 0;
-  const auto copy = [&](const void* from, size_t bytes) {
-    if (tuner)
-      tuner->copy(from, payload, bytes);
-    else
-      kernels().copy(from, payload, bytes);
-    return bytes;
-  };
-  const Codec* codec = plan_->operation.codec.get();
-  if (!codec || u.raw) {
-    if (u.settle) settle(u);
-    return copy(own_value(u), u.payload_bytes);
-  }
-  const bool slotted = u.slot != kNoSlot;
-  Payload frame{payload, 0};
-  if (u.encode) {
-    // A completed value that starts here (broadcast, all_gather) has no residual: nobody sums it.
-    float* loss = u.complete ? nullptr : residual(u);
-    const float* debt = u.complete ? nullptr : owed(u);
-    const auto* value = static_cast<const float*>(own_value(u));
-    if (plan_->operation.dtype != DType::f32) {
-      kernels().load(plan_->operation.dtype, own_value(u), debt, scratch_, u.count);
-      value = scratch_;
-      debt = nullptr;
-    }
-    std::byte* to = slotted ? frames_ + u.slot + kSlotHead : payload;
-    frame.bytes = codec->encode(value, debt, piece(u, plan_->rank), to, loss);
-    frame.data = slotted ? keep(u, frame.bytes) : to;
-    if (u.adopt) adopt(u, frame);
-  } else {
-    frame = kept(u);
-  }
-  return slotted ? copy(frame.data, frame.bytes) : frame.bytes;
 }
 
 // ---- receiving -------------------------------------------------------------------------------------------------
@@ -168,8 +139,7 @@ Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   if (lent) h.flags = kLent;
   write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
-  if (lent && answer)
-    return {static_cast<std::byte*>(output(u)), u.payload_bytes, static_cast<std::byte*>(output(u))};
+  if (lent && answer) return driver().finished(u);
   if (lent) return borrowed(peer, channel.peek(kHeaderBytes + sizeof(Loan)), u);
   const size_t bytes = kHeaderBytes + h.payload_bytes;
   const std::byte* whole = answer ? channel.peek_answer(bytes) : channel.peek(bytes);
@@ -182,25 +152,37 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
     if (!spans_[i].data) return false;
   }
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
-  if (u.payload_bytes) {
-    if (u.kind == StepKind::recv)
-      store_received(u, spans_[0]);
-    else if (!folds_plainly(u))
-      fold_coded(lane, u);
-    else
-      fold_raw(lane, u);
+  const Taken taken = driver().take({.unit = u,
+                                     .lane = static_cast<size_t>(&lane - plan_->lanes.data()),
+                                     .peers = &lane.peers[u.first_peer],
+                                     .payloads = spans_,
+                                     .answer = answer_due(lane, u)});
+  if (taken == Taken::no) {
+    waits_for_gpu_ = true;
+    return false;
   }
-  const size_t bytes = release(lane, u);
+  const size_t bytes = release(lane, u, taken == Taken::answered);
   if (trace_->on())
     trace_->add({u.kind == StepKind::recv ? "recv" : "reduce", start, Clock::now(), seq_,
                  lane.peers[u.first_peer], u.chunk, static_cast<int>(u.segment), bytes});
   return true;
 }
 
-// Frees the unit's messages, or answers them. Returns their bytes.
-size_t Executor::release(const LanePlan& lane, const Unit& u) {
+// Where the first of the answers that are due to the unit's peers goes.
+std::byte* Executor::answer_due(const LanePlan& lane, const Unit& u) const {
+  if (u.kind != StepKind::recv_reduce) return nullptr;
+  for (uint32_t i = 0; i < u.peers; ++i)
+    if (in_place(lane, u, i))
+      return spans_[i].lent
+                 ? spans_[i].lent
+                 : transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).answer_slot() +
+                       kHeaderBytes;
+  return nullptr;
+}
+
+// Frees the unit's messages, or answers them. Returns their bytes. answered: the first answer is written.
+size_t Executor::release(const LanePlan& lane, const Unit& u, bool answered) {
   size_t bytes = 0;
-  bool has_payload = folds_plainly(u);  // the first answer: fold_raw has written it
   for (uint32_t i = 0; i < u.peers; ++i) {
     Channel& channel = transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane);
     const bool lent = spans_[i].lent;
@@ -212,9 +194,9 @@ size_t Executor::release(const LanePlan& lane, const Unit& u) {
     } else if (u.kind == StepKind::recv) {
       channel.consume_answer(most);
     } else {
-      write_answer(lane, u, spans_[i], channel.answer_slot(), has_payload);
+      write_answer(lane, u, spans_[i], channel.answer_slot(), answered);
       channel.answer(most);
-      has_payload = false;
+      answered = false;
     }
   }
   return bytes;
@@ -227,42 +209,11 @@ void Executor::write_answer(const LanePlan& lane, const Unit& u, const Payload& 
   ++h.round;
   if (ask.lent) h.flags = kLent;
   if (u.payload_bytes && !has_payload) {
-    const Payload value = plan_->operation.codec && !u.raw
-                              ? kept(u)
-                              : Payload{static_cast<std::byte*>(output(u)), u.payload_bytes};
+    const Payload value = driver().finished(u);
     kernels().copy(value.data, ask.lent ? ask.lent : message + kHeaderBytes, value.bytes);
     h.payload_bytes = value.bytes;
   }
   write_header(h, message);
-}
-
-void Executor::store_received(const Unit& u, Payload payload) {
-  if (!plan_->operation.codec || u.raw) {
-    if (payload.data != output(u)) kernels().copy(payload.data, output(u), payload.bytes);
-    return;
-  }
-  if (u.keep_frame) kernels().copy(payload.data, keep(u, payload.bytes), payload.bytes);
-  adopt(u, payload);
-}
-
-// The output becomes what the frame says.
-void Executor::adopt(const Unit& u, Payload payload) {
-  if (plan_->operation.dtype == DType::f32) {
-    decode(u, payload, static_cast<float*>(output(u)), false);
-  } else {
-    decode(u, payload, scratch_, false);
-    kernels().store(plan_->operation.dtype, scratch_, 1.0f, output(u), u.count);
-  }
-}
-
-void Executor::decode(const Unit& u, Payload payload, float* out, bool add) const {
-  const Codec& codec = *plan_->operation.codec;
-  const Piece p = piece(u, 0);
-  const size_t used = add ? codec.decode_add(payload.data, payload.bytes, p, out)
-                          : codec.decode(payload.data, payload.bytes, p, out);
-  if (used != payload.bytes)
-    throw Error(ErrorKind::frame, "malformed payload: " + std::to_string(payload.bytes) + " bytes came, " +
-                                      std::to_string(used) + " were needed");
 }
 
 // ---- small things ------------------------------------------------------------------------------------------------
@@ -283,37 +234,6 @@ FrameHeader Executor::header(const LanePlan& lane, const Unit& u) const {
     h.params = 0;
   }
   return h;
-}
-
-// encoder: the rank whose frame it is; a decoder says 0.
-Piece Executor::piece(const Unit& u, int encoder) const {
-  return {.count = u.count, .first = u.first, .step = seq_, .stream = static_cast<uint32_t>(encoder)};
-}
-
-Payload Executor::kept(const Unit& u) const {
-  size_t bytes;
-  std::memcpy(&bytes, frames_ + u.slot, sizeof(bytes));
-  return {frames_ + u.slot + kSlotHead, bytes};
-}
-
-// Notes the size of a frame; returns where its payload lies.
-std::byte* Executor::keep(const Unit& u, size_t bytes) {
-  std::memcpy(frames_ + u.slot, &bytes, sizeof(bytes));
-  return frames_ + u.slot + kSlotHead;
-}
-
-const void* Executor::input(const Unit& u) const {
-  return static_cast<const std::byte*>(buffers_.in) + u.in_offset * size_of(plan_->operation.dtype);
-}
-void* Executor::output(const Unit& u) const {
-  return (u.staged ? partials_ : static_cast<std::byte*>(buffers_.out)) +
-         u.out_offset * size_of(plan_->operation.dtype);
-}
-const float* Executor::owed(const Unit& u) const {
-  return u.from_input || size_of(plan_->operation.dtype) == 2 ? residual(u) : nullptr;
-}
-float* Executor::residual(const Unit& u) const {
-  return buffers_.residual ? buffers_.residual + u.in_offset : nullptr;
 }
 
 std::vector<int> Executor::waiting_for() const {

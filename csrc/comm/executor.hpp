@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "comm/driver_cpu.hpp"
 #include "comm/plan.hpp"
 #include "comm/staging.hpp"
 #include "comm/trace.hpp"
@@ -42,23 +43,25 @@ class Executor {
   uint64_t seq() const { return seq_; }
   void set_seq(uint64_t seq) { seq_ = seq; }  // before begin(): this call's place in the order of calls
   std::string describe() const;               // "all_reduce #12"
+  // Its own GPU has not come so far; nobody rings when it has.
+  bool waits_for_gpu() const { return waits_for_gpu_; }
   // The operation failed: memory that peers may still use becomes this process's own.
   void withdraw();
 
  private:
   struct Cursor {
-    uint32_t sends = 0, receives = 0;
+    uint32_t sends = 0, receives = 0, started = 0;
   };
   bool move();
   bool send(const LanePlan& lane, Cursor& cursor);
   Error placed(const Error& error) const;
-  bool try_send(const LanePlan& lane, const Unit& unit);
+  Driver& driver() { return gpu_ ? *gpu_ : cpu_; }
+  const Driver& driver() const { return gpu_ ? *gpu_ : static_cast<const Driver&>(cpu_); }
+  void start_ahead(const LanePlan& lane, Cursor& c, size_t first_slot);
+  bool try_send(const LanePlan& lane, const Unit& unit, size_t slot);
   bool try_receive(const LanePlan& lane, const Unit& unit);
-  size_t fill(const Unit& unit, std::byte* payload, CopyTuner* tuner);
-  void settle(const Unit& unit);
-  bool folds_plainly(const Unit& unit) const;
-  void fold_raw(const LanePlan& lane, const Unit& unit);
-  size_t release(const LanePlan& lane, const Unit& unit);
+  std::byte* answer_due(const LanePlan& lane, const Unit& unit) const;
+  size_t release(const LanePlan& lane, const Unit& unit, bool answered);
   void write_answer(const LanePlan& lane, const Unit& unit, const Payload& ask, std::byte* message,
                     bool has_payload);
   std::optional<Loan> loan(const Unit& unit) const;
@@ -67,35 +70,20 @@ class Executor {
   bool in_place(const LanePlan& lane, const Unit& unit, uint32_t i = 0) const {
     return lane.in_place[unit.first_peer + i] != 0;
   }
-  void fold_coded(const LanePlan& lane, const Unit& unit);
-  void store_received(const Unit& unit, Payload payload);
   Payload arrived(int peer, const LanePlan& lane, const Unit& unit) const;
-  void adopt(const Unit& unit, Payload payload);
-  void decode(const Unit& unit, Payload payload, float* out, bool add) const;
   [[noreturn]] void mismatch(int peer, const std::byte* got, const std::byte* expected) const;
   FrameHeader header(const LanePlan& lane, const Unit& unit) const;
-  Piece piece(const Unit& unit, int encoder) const;
-  Payload kept(const Unit& unit) const;
-  std::byte* keep(const Unit& unit, size_t bytes);
-
-  const void* input(const Unit& unit) const;
-  void* output(const Unit& unit) const;
-  const void* own_value(const Unit& unit) const { return unit.from_input ? input(unit) : output(unit); }
-  float* residual(const Unit& unit) const;
-  // What has to be added to this rank's value before it is encoded or folded; null: nothing.
-  const float* owed(const Unit& unit) const;
 
   std::shared_ptr<const Plan> plan_;
   Buffers buffers_;
+  CpuDriver cpu_;
+  std::unique_ptr<Driver> gpu_;  // for arrays on a GPU
   uint64_t seq_ = 0;
   std::array<Cursor, kMaxLanes> cursors_{};
-  bool done_ = false, lends_ = false, followed_ = false;
+  bool done_ = false, lends_ = false, followed_ = false, waits_for_gpu_ = false;
   Transport* transport_ = nullptr;
   Trace* trace_ = nullptr;
-  float* scratch_ = nullptr;
-  std::byte *frames_ = nullptr, *partials_ = nullptr;
-  Payload* spans_ = nullptr;  // payloads of the unit at hand, one per peer
-  const void** sources_ = nullptr;
+  Payload* spans_ = nullptr;          // payloads of the unit at hand, one per peer
   CopyTuner* copy_tuners_ = nullptr;  // one per peer
 };
 

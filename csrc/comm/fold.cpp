@@ -1,14 +1,13 @@
-// The executor's arithmetic: what a rank adds to what, and what it owes.
+// What a rank adds to what, and what it owes, in host memory.
 #include <algorithm>
 
 #include "codec/kernels.hpp"
-#include "comm/executor.hpp"
+#include "comm/driver_cpu.hpp"
 
 namespace gw {
 
-// Pays the residual into this rank's own value, in place; what a 16-bit array cannot hold of it stays owed.
-void Executor::settle(const Unit& u) {
-  const DType dtype = plan_->operation.dtype;
+void CpuDriver::settle(const Unit& u) {
+  const DType dtype = plan_.operation.dtype;
   const Kernels& k = kernels();
   float* owes = residual(u);
   k.load(dtype, input(u), owes, scratch_, u.count);
@@ -17,37 +16,28 @@ void Executor::settle(const Unit& u) {
   for (size_t i = 0; i < u.count; ++i) owes[i] = scratch_[i] - owes[i];
 }
 
-// There is nothing to decode, to encode or to pay.
-bool Executor::folds_plainly(const Unit& u) const {
-  return !plan_->operation.codec || (u.raw && !u.encode && (u.own_frame || !buffers_.residual));
-}
-
 // One pass over all sources in rank order, this rank at its own place.
-void Executor::fold_raw(const LanePlan& lane, const Unit& u) {
+void CpuDriver::fold_raw(const Arrival& a) {
+  const Unit& u = a.unit;
   int n = 0;
   bool own_placed = false;
-  void* answer = nullptr;  // the first of those that are due
   for (uint32_t i = 0; i < u.peers; ++i) {
-    if (!answer && in_place(lane, u, i))
-      answer = spans_[i].lent
-                   ? spans_[i].lent
-                   : transport_->channel(lane.peers[u.first_peer + i], lane.channel_lane).answer_slot() +
-                         kHeaderBytes;
-    if (!own_placed && lane.peers[u.first_peer + i] > plan_->rank) {
+    if (!own_placed && a.peers[i] > plan_.rank) {
       sources_[n++] = own_value(u);
       own_placed = true;
     }
-    sources_[n++] = spans_[i].data;
+    sources_[n++] = a.payloads[i].data;
   }
   if (!own_placed) sources_[n++] = own_value(u);
-  const Operation& op = plan_->operation;
+  const Operation& op = plan_.operation;
   kernels().fold(op.dtype, op.op == ReduceOp::avg ? ReduceOp::sum : op.op, sources_, n,
-                 u.complete ? plan_->scale : 1.0, output(u), answer, u.count);
+                 u.complete ? plan_.scale : 1.0, output(u), a.answer, u.count);
 }
 
-void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
-  const Codec& codec = *plan_->operation.codec;
-  const DType dtype = plan_->operation.dtype;
+void CpuDriver::fold_coded(const Arrival& a) {
+  const Unit& u = a.unit;
+  const Codec& codec = *plan_.operation.codec;
+  const DType dtype = plan_.operation.dtype;
   const Kernels& k = kernels();
   float* loss = residual(u);
   bool first = true;
@@ -65,15 +55,15 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
   };
   bool own_added = false;
   for (uint32_t i = 0; i < u.peers; ++i) {
-    if (!own_added && lane.peers[u.first_peer + i] > plan_->rank) {
+    if (!own_added && a.peers[i] > plan_.rank) {
       add_own();
       own_added = true;
     }
-    add_frame(spans_[i]);
+    add_frame(a.payloads[i]);
   }
   if (!own_added) add_own();
 
-  const float scale = u.complete ? static_cast<float>(plan_->scale) : 1.0f;
+  const float scale = u.complete ? static_cast<float>(plan_.scale) : 1.0f;
   if (u.encode) {
     // The owner encodes once and takes what it encoded, so that all replicas hold the same bits.
     if (scale != 1.0f) k.scale(scratch_, scale, u.count);
@@ -81,10 +71,10 @@ void Executor::fold_coded(const LanePlan& lane, const Unit& u) {
     if (!codec.lossy()) k.store(dtype, scratch_, 1.0f, output(u), u.count);
     if (!codec.lossy()) k.load(dtype, output(u), nullptr, scratch_, u.count);
     const size_t bytes =
-        codec.encode(scratch_, nullptr, piece(u, plan_->rank), frames_ + u.slot + kSlotHead, loss);
+        codec.encode(scratch_, nullptr, piece(u, plan_.rank), frames_ + u.slot + kSlotHead, loss);
     keep(u, bytes);
     // The residual is counted in units of one rank's share: what is lost of an average weighs size times as much.
-    if (loss && scale != 1.0f) k.scale(loss, static_cast<float>(plan_->size), u.count);
+    if (loss && scale != 1.0f) k.scale(loss, static_cast<float>(plan_.size), u.count);
     adopt(u, kept(u));
   } else {
     if (loss && u.from_input && !u.own_frame)

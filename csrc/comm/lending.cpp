@@ -36,6 +36,7 @@ bool Executor::all_taken() {
 }
 
 void Executor::withdraw() {
+  driver().abandon();
   if (!lends_) return;
   for (const auto& whole : {buffers_.in_loan, buffers_.out_loan})
     if (whole) Arena::of_process()->withdraw(*whole);

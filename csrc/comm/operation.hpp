@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string_view>
 
@@ -34,13 +35,16 @@ struct Operation {
   bool operator==(const Operation&) const = default;
 };
 
+struct GpuCall;
+
 // The memory. in == out for operations in place. residual: fp32, as many elements as `in`, or null. Loans of in and out,
-// if peers can map them (arena.hpp).
+// if peers can map them (arena.hpp). gpu: set if all of it is on a GPU.
 struct Buffers {
   const void* in = nullptr;
   void* out = nullptr;
   float* residual = nullptr;
   std::optional<Loan> in_loan{}, out_loan{};
+  std::shared_ptr<GpuCall> gpu{};
 };
 
 }  // namespace gw

@@ -23,8 +23,8 @@ class Pause {
 
   void reset() { turns_ = 0; }
 
-  // One turn of waiting. True now and then: time to run the watchdog.
-  bool turn(Transport& transport) {
+  // One turn of waiting. True now and then: time to run the watchdog. on_gpu: for a GPU, which does not ring.
+  bool turn(Transport& transport, bool on_gpu) {
     constexpr unsigned kCheapTurns = 64;  // before the clock is read at all
     constexpr unsigned kEager =
         16;  // before the first pause: 50 ns each on this CPU, a third of a round trip
@@ -48,7 +48,7 @@ class Pause {
     } else if (waited < spin_ + kYield) {
       sched_yield();
     } else {
-      transport.sleep(Deadline::after(kNap));
+      transport.sleep(Deadline::after(on_gpu ? kShortNap : kNap));
     }
     if (now - checked_ < kCheck) return false;
     checked_ = now;
@@ -64,7 +64,7 @@ class Pause {
 #endif
   }
   static constexpr auto kYield = std::chrono::microseconds(200);
-  static constexpr auto kNap = std::chrono::milliseconds(5);
+  static constexpr std::chrono::microseconds kNap{5000}, kShortNap{50};
   static constexpr auto kCheck = std::chrono::milliseconds(1);
   const std::chrono::nanoseconds spin_;
   unsigned turns_ = 0;

@@ -311,6 +311,11 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
     check_internal(lane.channel_lane < kLanes, "a schedule has more lanes than a transport");
     plan->lends |= std::ranges::any_of(lane.sends, &Unit::lend);
     plan->answers |= std::ranges::any_of(lane.in_place, [](uint8_t place) { return place != 0; });
+    for (const auto* queue : {&lane.sends, &lane.receives})
+      for (const Unit& u : *queue) {
+        plan->most_payload_bytes = std::max(plan->most_payload_bytes, u.payload_bytes);
+        plan->most_peers = std::max<size_t>(plan->most_peers, u.peers);
+      }
     for (const Unit& u : lane.sends) {
       const std::pair channel(lane.peers[u.first_peer], lane.channel_lane);
       if (std::ranges::find(plan->send_channels, channel) == plan->send_channels.end())

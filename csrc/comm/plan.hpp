@@ -60,11 +60,13 @@ struct Plan {
   std::vector<LanePlan> lanes;
   std::vector<std::pair<int, int>> send_channels;  // (peer, lane) of every channel that is sent on
   size_t frame_store_bytes = 0;
-  size_t scratch_elements = 0;  // fp32
-  size_t staged_bytes = 0;      // for partial sums: reduce_scatter has an output for its own share only
-  bool lends = false;           // some message, if the arrays lie in shared memory
-  bool answers = false;         // some message shares its place with another one (LanePlan::in_place)
-  double scale = 1;             // applied by the rank that completes a chunk
+  size_t scratch_elements = 0;    // fp32
+  size_t most_payload_bytes = 0;  // of one message
+  size_t most_peers = 0;          // of one receive
+  size_t staged_bytes = 0;        // for partial sums: reduce_scatter has an output for its own share only
+  bool lends = false;             // some message, if the arrays lie in shared memory
+  bool answers = false;           // some message shares its place with another one (LanePlan::in_place)
+  double scale = 1;               // applied by the rank that completes a chunk
   // Copied before the first step: this rank's own share, in elements.
   size_t copy_in_offset = 0, copy_out_offset = 0, copy_count = 0;
   FrameHeader header;  // fields common to every message; seq is filled in per call

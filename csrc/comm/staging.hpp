@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/copy_tuner.hpp"
+#include "comm/gpu_staging.hpp"
 
 namespace gw {
 
@@ -39,6 +40,14 @@ class Staging {
     if (copy_tuners_.size() < peers) copy_tuners_.resize(peers);
     return copy_tuners_.data();
   }
+  // For operations on arrays of that GPU.
+  GpuStaging& gpu(int device) {
+    for (const auto& g : *gpus_)
+      if (g->device() == device) return *g;
+    return *gpus_->emplace_back(std::make_unique<GpuStaging>(device));
+  }
+  // The stream of a GPU keeps all operations of one of the engine's streams in order.
+  void share_gpus(const Staging& other) { gpus_ = other.gpus_; }
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }  // any thread
 
  private:
@@ -63,6 +72,8 @@ class Staging {
   std::vector<Payload> spans_;
   std::vector<const void*> sources_;
   std::vector<CopyTuner> copy_tuners_;
+  using Gpus = std::vector<std::unique_ptr<GpuStaging>>;
+  std::shared_ptr<Gpus> gpus_ = std::make_shared<Gpus>();
 };
 
 }  // namespace gw

@@ -107,10 +107,14 @@ int Watchdog::culprit(const std::vector<int>& waiting_for) const {
 
 void Watchdog::time_out(const Work& work) {
   const auto waiting_for = work.executor.waiting_for();
-  const int p = culprit(waiting_for);
+  const bool on_gpu = work.executor.waits_for_gpu();
+  const int p = on_gpu ? transport_.rank() : culprit(waiting_for);
   const double seconds = std::chrono::duration<double>(work.timeout).count();
   std::string text = work.executor.describe() + " did not finish within " + std::to_string(seconds) + " s";
-  if (p >= 0) {
+  if (on_gpu) {
+    text += ": the GPU of rank " + std::to_string(p) + " (" + transport_.host(p) +
+            ") has not come so far; what was put on the stream before the call still runs";
+  } else if (p >= 0) {
     const Answer& answer = answers_[static_cast<size_t>(p)];
     text += ": rank " + std::to_string(p) + " (" + transport_.host(p) + ") ";
     const char* silent = transport_.control_delivered(p)

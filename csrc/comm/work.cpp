@@ -1,5 +1,7 @@
 #include "comm/work.hpp"
 
+#include "comm/gpu_call.hpp"
+
 namespace gw {
 
 void Work::wait(std::optional<Deadline> until) {
@@ -16,6 +18,14 @@ void Work::wait(std::optional<Deadline> until) {
   }
   if (error_) throw *error_;
 }
+
+bool Work::over() const noexcept { return done() && (!gpu_ || gpu_->passed()); }
+
+void Work::order(std::optional<void*> later) const {
+  if (gpu_) gpu_->hold_back(later.value_or(gpu_->stream));
+}
+
+int Work::device() const { return gpu_ ? gpu_->device : -1; }
 
 void Work::finish(std::optional<Error> error) {
   finished = Clock::now();

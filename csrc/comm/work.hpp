@@ -18,13 +18,20 @@ class Work {
   using Clock = std::chrono::steady_clock;
 
   Work(std::shared_ptr<const Plan> plan, const Buffers& buffers, Deadline::Duration patience)
-      : executor(std::move(plan), buffers), timeout(patience) {}
+      : executor(std::move(plan), buffers), timeout(patience), gpu_(buffers.gpu) {}
 
   // Any thread.
   bool done() const { return done_.load(std::memory_order_acquire); }
+  // Done, and so is the GPU: nothing reads or writes the arrays any more.
+  bool over() const noexcept;
   // Returns when done, throwing the operation's error if it failed; throws Error(timeout) if `deadline` comes first
   // (the operation goes on under its own deadline).
   void wait(std::optional<Deadline> deadline = std::nullopt);
+
+  // Once done: what is put on `later` from now on, by default the stream of the caller's at the call, runs after the operation.
+  // Nothing for arrays in host memory.
+  void order(std::optional<void*> later = std::nullopt) const;
+  int device() const;  // -1: host memory
 
   // The driving thread.
   void finish(std::optional<Error> error = std::nullopt);
@@ -42,6 +49,7 @@ class Work {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<Error> error_;
+  std::shared_ptr<GpuCall> gpu_;
 };
 
 // Operations in the order of calls. They link themselves, so that queueing one allocates nothing.

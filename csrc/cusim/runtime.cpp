@@ -2,6 +2,8 @@
 // An event counts how often it was recorded; whoever waits for it waits for the count of the moment, as CUDA has it.
 // A launch that fails leaves its reason as the error of its stream, and of cudaGetLastError.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +23,7 @@ namespace cusim {
 namespace {
 
 constexpr int kSms = 2;
+std::atomic<unsigned> delay_us = 0;  // before all that a stream does
 
 std::mutex mutex_of_failure;
 std::string failure_text = "no error";
@@ -64,6 +67,7 @@ struct Stream {
       queue.pop_front();
       busy = true;
       lock.unlock();
+      if (delay_us) std::this_thread::sleep_for(std::chrono::microseconds(delay_us));
       guarded(next);
       lock.lock();
       busy = false;
@@ -285,4 +289,13 @@ const char* cudaGetErrorString(cudaError_t error) {
 extern "C" __attribute__((visibility("default"))) void gradwire_cusim_order(int order, unsigned seed) {
   settings().order = static_cast<Order>(order);
   settings().seed = seed;
+}
+// How long a stream waits before each thing it does, in microseconds: what relies on luck instead of order, fails.
+extern "C" __attribute__((visibility("default"))) void gradwire_cusim_delay(unsigned us) { delay_us = us; }
+// The stream stands still until *released is not 0.
+extern "C" __attribute__((visibility("default"))) void gradwire_cusim_hold(cudaStream_t stream,
+                                                                           const std::atomic<int>* released) {
+  put(stream, [released] {
+    while (!*released) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  });
 }

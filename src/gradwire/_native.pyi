@@ -282,7 +282,9 @@ class SharedBlock:  # a buffer of bytes, in memory that ranks of this host can m
 def is_shared(address: int, bytes: int) -> bool: ...  # all of it in such memory, and still lent
 
 class Work:
-    def done(self) -> bool: ...
+    device: int  # of the arrays; -1: the CPU
+    def done(self) -> bool: ...  # on the GPU too
+    def order(self, array: Any) -> None: ...  # once waited for: the array's current stream waits for the GPU's part
     def wait(self, timeout: float = -1.0) -> None: ...  # raises the operation's error; Timeout if not done by then (it goes on)
     def seconds(self) -> tuple[float, float, float]: ...  # submitted, started, finished (time.monotonic clock)
 

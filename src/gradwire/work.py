@@ -15,7 +15,8 @@ class Work(Generic[A]):
     """What a call with `async_op=True` returns. Dropping it is fine: the operation goes on and keeps its
     arrays.
 
-    result: the array that the operation fills. Its contents are defined once `wait` has returned.
+    result: the array that the operation fills. Its contents are defined once `wait` has returned. Of an array
+    on a GPU: for what is put on the current stream from then on; the last kernels may still be under way.
 
     >>> import gradwire, numpy as np
     >>> comm = gradwire.init(rank=0, size=1)
@@ -34,16 +35,20 @@ class Work(Generic[A]):
         self._keep = keep  # further arrays that the operation reads or writes
 
     def done(self) -> bool:
-        """True once the operation has finished, well or not. Never blocks."""
+        """True once the operation has finished, well or not, on the GPU as well. Never blocks."""
         return self._native.done()
 
     def wait(self, timeout: Duration | None = None) -> A:
         """Block until done and return the array; raise the operation's error if it failed.
 
+        For arrays on a GPU it returns once all is on the GPU's way, and lets the current stream (torch's or
+        CuPy's) wait for the rest.
         timeout: seconds or timedelta. When it passes first, Timeout is raised and the operation goes on.
         None: as long as the operation's own deadline lets it run.
         """
         self._native.wait(-1.0 if timeout is None else seconds(timeout))
+        if self._native.device >= 0:
+            self._native.order(self.result)
         return self.result
 
     def seconds(self) -> tuple[float, float, float]:
