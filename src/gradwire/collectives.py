@@ -1,8 +1,11 @@
 """The verbs of a communicator. Arguments are checked by native code, before anything is sent.
 
 Common to all of them:
-x: NumPy array, CPU torch tensor, or anything with DLPack or the buffer protocol; contiguous; of dtype
-float32, float64, bfloat16, float16, int32, int64 or uint8; any shape, the same on every rank.
+x: NumPy array, torch tensor, CuPy array, or anything with DLPack, the buffer protocol or
+`__cuda_array_interface__`; contiguous; of dtype float32, float64, bfloat16, float16, int32, int64 or uint8;
+any shape, the same on every rank. Of arrays on a GPU, all of a call on one (ranks may differ): the operation
+runs after what is on the caller's current stream, and what is put there once the call or `Work.wait` has
+returned runs after it. The bytes are the CPU's. Raises GpuError if there is no GPU or no CUDA part.
 codec: None (the array's own bytes), a name such as "int8", or a `gradwire.codec(...)`. Lossy ones take float
 sums and averages only. all_reduce takes "auto" as well: none, bf16 or int8, whichever is predicted to
 be fastest; what
