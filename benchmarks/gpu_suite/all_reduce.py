@@ -26,10 +26,6 @@ CODECS = (None, "int8(block=64)")
 # -- right? --------------------------------------------------------------------------------------------
 def check_rows(kind: Kind, largest: int, replays: int, ranks: Sequence[int] = RANKS) -> Iterator[Row]:
     """A row per number of ranks, algorithm and codec, over dtypes and odd counts; then the replays."""
-    if not hasattr(testing, "virtual_ranks"):
-        what = checks.row("all_reduce of virtual ranks", None, None, 0, None)
-        yield {**what, "skipped": "this gradwire has no virtual ranks"}
-        return
     for n in ranks:
         for algorithm in floors.ALGORITHMS:
             for codec in CODECS:
@@ -101,8 +97,7 @@ class Bench:
 
     def rows(self, sizes: list[int], until: float, bar: Progress) -> Iterator[Row]:
         """A row per size (bytes of fp32 on one rank), number of ranks, algorithm and codec."""
-        ranks = RANKS if hasattr(testing, "virtual_ranks") else ()
-        questions = [(size, n) for size in sizes for n in ranks]
+        questions = [(size, n) for size in sizes for n in RANKS]
         for i, (size, n) in enumerate(questions):
             now = time.monotonic()
             yield from self._rows(size, n, now + (until - now) / (len(questions) - i), bar)

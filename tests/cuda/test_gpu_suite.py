@@ -27,7 +27,7 @@ def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     command = [sys.executable, str(BENCHMARKS / "gpu_suite"), "--no-build", "--json", str(out)]
     command += ["--sizes", "16k", "--minutes", "0.5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=115, check=False)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert "MISSED: codec" not in done.stdout and "bars" in done.stdout
     rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -38,6 +38,8 @@ def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
     stages = ("encode", "encode_ef_fp32", "encode_ef_bf16", "encode_ef_int8", "decode", "decode_add")
     assert {("copy", "copy"), *(("gradwire", stage) for stage in stages)} <= timed
     assert all(row["skipped"] for row in rows if row["part"] == "codec" and not row["time_us"])
+    reduced = {(row["ranks"], row["stage"]) for row in rows if row["part"] == "all_reduce"}
+    assert reduced == {(n, name) for n in (2, 4, 8) for name in ("one-shot", "two-shot", "ring", "tree")}
     (trained,) = (row for row in rows if row["part"] == "ddp")
     assert all(json.loads(Path(trace).read_text())["traceEvents"] for trace in trained["traces"])
 
