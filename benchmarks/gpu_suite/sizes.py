@@ -21,4 +21,4 @@ class Sizes:
     replays: int = 100
 
 
-TINY = Sizes("16k", "16k", copied=16 << 10, checked=2_000, reduced=2_000, replays=3)  # on the simulator
+TINY = Sizes("16k", "4k", copied=16 << 10, checked=2_000, reduced=500, replays=2)  # on the simulator
