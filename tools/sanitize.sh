@@ -9,7 +9,7 @@ build=build/$kind
 cmake -S . -B "$build" -GNinja -DCMAKE_BUILD_TYPE=Debug -DGW_PYTHON=OFF -DGW_TESTS=ON \
   -DGW_SANITIZE="$kind" ${GRADWIRE_CMAKE_ARGS:-} > /dev/null
 targets=(gw_tests gw_planted)
-[ "$kind" = address ] && targets+=(gw_fuzz)
+[ "$kind" = address ] && targets+=(gw_fuzz gw_cuda_tests)
 cmake --build "$build" --target "${targets[@]}" -j2
 
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
@@ -39,4 +39,6 @@ if [ "$kind" = address ]; then
   # The frames that gcc 12 keeps for use-after-return are aligned to 32 bytes, but hold AVX-512 variables, which it
   # accesses as aligned to 64 (gcc bug 110027): without them.
   ASAN_OPTIONS=$ASAN_OPTIONS:detect_stack_use_after_return=0 timeout 600 "$build/tests/cpp/gw_fuzz" "${GW_FUZZ_SECONDS:-20}"
+  echo "gw_cuda_tests under the $kind sanitizer"
+  ASAN_OPTIONS=$ASAN_OPTIONS:detect_stack_use_after_return=0 timeout 300 "$build/tests/cpp/gw_cuda_tests"
 fi
