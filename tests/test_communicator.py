@@ -29,53 +29,6 @@ def test_any_number_of_operations_may_be_in_flight() -> None:
     assert run_ranks(3, rank) == [[6.0] * 300] * 3
 
 
-def test_a_collective_sends_while_the_one_ahead_of_it_waits() -> None:
-    sent = threading.Event()
-
-    def rank(comm: Communicator) -> list[float]:
-        arrays = [np.full(3000, k + comm.rank, np.float32) for k in range(3)]
-        if comm.rank == 1:
-            sent.wait(5)
-        works = [comm.all_reduce(x, algorithm="one_shot", async_op=True) for x in arrays]
-        until = time.monotonic() + 5
-        while comm.rank == 0 and not sent.is_set() and time.monotonic() < until:
-            if comm.stats()["bytes_sent"] > 2 * arrays[0].nbytes:
-                sent.set()
-        assert sent.is_set(), "rank 0 sent nothing of its second array before rank 1 answered the first"
-        return [float(w.wait(timeout=20)[-1]) for w in works]
-
-    assert run_ranks(2, rank) == [[1.0, 3.0, 5.0]] * 2
-
-
-@pytest.mark.parametrize("algorithm", ["one_shot", "direct", "ring", "double_tree"])
-@pytest.mark.parametrize("codec", [None, "int8", "topk(ratio=0.1)"])
-def test_calls_in_flight_give_the_bits_of_calls_one_by_one(algorithm: str, codec: str | None) -> None:
-    def run(in_flight: bool) -> list[bytes]:
-        def rank(comm: Communicator) -> bytes:
-            rng = np.random.default_rng(comm.rank)
-            x, y = (rng.standard_normal(20_000).astype(np.float32) for _ in range(2))
-            comm.barrier()
-            if comm.rank == 0:
-                hub.delay(0, 1, 0.002)
-            comm.barrier()
-            residual = np.zeros(20_000, np.float32) if codec else None
-            works = []
-            # the same memory twice in a row, a part of it, shared residuals, and memory of its own
-            for array, debt in ((x, residual), (x, None), (x[5000:6000], None), (y, residual), (y, residual)):
-                how = {"algorithm": algorithm, "codec": codec, "residual": debt, "op": "avg"}
-                works.append(comm.all_reduce(array, async_op=True, **how))
-                if not in_flight:
-                    works[-1].wait()
-            for work in works:
-                work.wait(timeout=20)
-            return x.tobytes() + y.tobytes() + (b"" if residual is None else residual.tobytes())
-
-        hub = Hub()
-        return run_ranks(3, rank, hub)
-
-    assert run(True) == run(False)
-
-
 def test_arrays_live_until_their_operation_is_done_even_if_everything_is_dropped() -> None:
     hub = Hub()
 

@@ -96,30 +96,16 @@ void Engine::work_loop() {
 
 // ---- driving -----------------------------------------------------------------------------------------------------
 
-void Engine::start(Work& work, Staging& staging) {
+void Engine::start(Work& work) {
   work.started = Work::Clock::now();
   work.deadline = Deadline::from(work.started, work.timeout);
-  work.executor.begin(*transport_, staging, trace_);
-}
-
-bool Engine::send_ahead(Stream& stream) {
-  Work& first = *stream.queue.front();
-  if (!first.next) return false;
-  Work& second = *first.next;
-  if (!stream.ahead) {
-    if (!first.executor.lets_through(second.executor)) return false;
-    start(second, stream.staging[1 - stream.side]);
-    first.executor.followed();
-    stream.ahead = true;
-  }
-  return second.executor.send_ahead();
+  work.executor.begin(*transport_, streams_[static_cast<size_t>(work.stream)].staging, trace_);
 }
 
 bool Engine::drive_alone(Work& work) {
   Work* const active[] = {&work};
   try {
-    Stream& stream = streams_[static_cast<size_t>(work.stream)];
-    start(work, stream.staging[stream.side]);
+    start(work);
     pause_.reset();
     for (;;) {
       const bool moved = work.executor.advance();
@@ -195,21 +181,14 @@ bool Engine::advance() {
   for (size_t i = 0; i < active_.size();) {
     Work& work = *active_[i];
     Stream& stream = streams_[static_cast<size_t>(work.stream)];
-    if (!work.deadline) start(work, stream.staging[stream.side]);
+    if (!work.deadline) start(work);
     moved = work.executor.advance() || moved;
     if (!work.executor.done()) {
-      if (work.stream == 0) moved = send_ahead(stream) || moved;
       ++i;
       continue;
     }
     moved = true;
     stream.queue.pop();
-    if (stream.ahead) {
-      stream.ahead = false;
-      stream.side = 1 - stream.side;
-      Work& next = *stream.queue.front();
-      next.deadline = Deadline::from(Work::Clock::now(), next.timeout);
-    }
     if (stream.queue.empty())
       active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
     else
@@ -249,10 +228,7 @@ void Engine::fail(const Error& error) {
     const auto doom = [&](WorkQueue& queue) {
       while (!queue.empty()) doomed.push_back(&queue.pop());
     };
-    for (Stream& s : streams_) {
-      doom(s.queue);
-      s.ahead = false;
-    }
+    for (Stream& s : streams_) doom(s.queue);
     doom(incoming_);
     has_incoming_.store(false, std::memory_order_relaxed);
   }
@@ -265,7 +241,7 @@ void Engine::fail(const Error& error) {
 
 size_t Engine::staging_bytes() const {
   size_t bytes = transport_->staging_bytes();
-  for (const Stream& s : streams_) bytes += s.staging[0].bytes() + s.staging[1].bytes();
+  for (const Stream& s : streams_) bytes += s.staging.bytes();
   return bytes;
 }
 

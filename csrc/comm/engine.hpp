@@ -2,8 +2,7 @@
 // communicator drives itself; otherwise a worker thread, started at the first need, drives what is queued.
 //
 // Streams: collectives form one, in the order of calls; so do the sends to each peer and the receives from each peer.
-// The first operation of every stream is active; active operations advance side by side. The second collective may send
-// what needs no answer (ahead.cpp).
+// The first operation of every stream is active; active operations advance side by side.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -42,17 +41,13 @@ class Engine {
 
  private:
   struct Stream {
-    Stream() { staging[1].share_gpus(staging[0]); }
     WorkQueue queue;
-    Staging staging[2];  // of the first in the queue: [side]; of the second, once that sends ahead: the other
-    int side = 0;
-    bool ahead = false;  // the second has begun
+    Staging staging;
     uint64_t next_seq = 0;
   };
   void number(Work& work);   // its stream and place in it; holding mutex_
   void enqueue(Work& work);  // holding mutex_
-  void start(Work& work, Staging& staging);
-  bool send_ahead(Stream& stream);
+  void start(Work& work);
   // The fast path: an operation that nobody else can see needs no queue. False: others have come, go on with drive().
   bool drive_alone(Work& work);
   void adopt(Work& work);  // into the queues after all

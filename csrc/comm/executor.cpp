@@ -51,9 +51,8 @@ bool Executor::move() {
   }
   if (finished) {
     // Bytes that only this process can push out must be gone before it may stop driving the transport.
-    if (!followed_)
-      for (const auto& [peer, lane] : plan_->send_channels)
-        if (!transport_->channel(peer, lane).flushed()) return moved;
+    for (const auto& [peer, lane] : plan_->send_channels)
+      if (!transport_->channel(peer, lane).flushed()) return moved;
     if (!driver().finish()) {
       waits_for_gpu_ = true;
       return moved;
@@ -63,6 +62,8 @@ bool Executor::move() {
   }
   return moved;
 }
+
+// ---- sending ---------------------------------------------------------------------------------------------------
 
 bool Executor::send(const LanePlan& lane, Cursor& c) {
   const uint32_t before = c.sends;
@@ -74,8 +75,6 @@ bool Executor::send(const LanePlan& lane, Cursor& c) {
   while (may_send() && try_send(lane, lane.sends[c.sends], first_slot + c.sends % Driver::kAhead)) ++c.sends;
   return c.sends != before;
 }
-
-// ---- sending ---------------------------------------------------------------------------------------------------
 
 // What a GPU prepares while earlier messages are on their way.
 void Executor::start_ahead(const LanePlan& lane, Cursor& c, size_t first_slot) {

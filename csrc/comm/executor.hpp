@@ -27,13 +27,6 @@ class Executor {
   // Error(frame) if a peer's bytes make no sense; the executor must not be used afterwards.
   bool advance();
   bool done() const { return done_; }
-  // Whether `next`, begun with a staging of its own, may send before this one is done: this one has sent all, neither uses
-  // places of channels out of order, and no memory of one is the other's.
-  bool lets_through(const Executor& next) const;
-  // Only what needs nothing from a peer. True if anything was sent.
-  bool send_ahead();
-  // Another one drives the transport when this one is done: it need not wait until all its bytes have left.
-  void followed() { followed_ = true; }
 
   // Why it cannot go on: the peers it waits for (not yet arrived data, or channels they do not empty).
   std::vector<int> waiting_for() const;
@@ -80,7 +73,7 @@ class Executor {
   std::unique_ptr<Driver> gpu_;  // for arrays on a GPU
   uint64_t seq_ = 0;
   std::array<Cursor, kMaxLanes> cursors_{};
-  bool done_ = false, lends_ = false, followed_ = false, waits_for_gpu_ = false;
+  bool done_ = false, lends_ = false, waits_for_gpu_ = false;
   Transport* transport_ = nullptr;
   Trace* trace_ = nullptr;
   Payload* spans_ = nullptr;          // payloads of the unit at hand, one per peer

@@ -310,7 +310,6 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
     lane.channel_lane = p2p ? kP2pLane : static_cast<int>(l);
     check_internal(lane.channel_lane < kLanes, "a schedule has more lanes than a transport");
     plan->lends |= std::ranges::any_of(lane.sends, &Unit::lend);
-    plan->answers |= std::ranges::any_of(lane.in_place, [](uint8_t place) { return place != 0; });
     for (const auto* queue : {&lane.sends, &lane.receives})
       for (const Unit& u : *queue) {
         plan->most_payload_bytes = std::max(plan->most_payload_bytes, u.payload_bytes);

@@ -65,7 +65,6 @@ struct Plan {
   size_t most_peers = 0;          // of one receive
   size_t staged_bytes = 0;        // for partial sums: reduce_scatter has an output for its own share only
   bool lends = false;             // some message, if the arrays lie in shared memory
-  bool answers = false;           // some message shares its place with another one (LanePlan::in_place)
   double scale = 1;               // applied by the rank that completes a chunk
   // Copied before the first step: this rank's own share, in elements.
   size_t copy_in_offset = 0, copy_out_offset = 0, copy_count = 0;

@@ -42,12 +42,10 @@ class Staging {
   }
   // For operations on arrays of that GPU.
   GpuStaging& gpu(int device) {
-    for (const auto& g : *gpus_)
+    for (const auto& g : gpus_)
       if (g->device() == device) return *g;
-    return *gpus_->emplace_back(std::make_unique<GpuStaging>(device));
+    return *gpus_.emplace_back(std::make_unique<GpuStaging>(device));
   }
-  // The stream of a GPU keeps all operations of one of the engine's streams in order.
-  void share_gpus(const Staging& other) { gpus_ = other.gpus_; }
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }  // any thread
 
  private:
@@ -72,8 +70,7 @@ class Staging {
   std::vector<Payload> spans_;
   std::vector<const void*> sources_;
   std::vector<CopyTuner> copy_tuners_;
-  using Gpus = std::vector<std::unique_ptr<GpuStaging>>;
-  std::shared_ptr<Gpus> gpus_ = std::make_shared<Gpus>();
+  std::vector<std::unique_ptr<GpuStaging>> gpus_;
 };
 
 }  // namespace gw
