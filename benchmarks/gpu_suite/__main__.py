@@ -26,7 +26,7 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("gpu_suite", description=__doc__, formatter_class=raw)
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything (default 8)")
-    parser.add_argument("--sizes", help="bytes of fp32 (default 1m,25m,400m, and 100m a virtual rank)")
+    parser.add_argument("--sizes", help="bytes of fp32 (default 1m,25m,400m; of a virtual rank 64k to 100m)")
     parser.add_argument("--codec", default="int8(block=64),int4", help="to time (default %(default)s)")
     parser.add_argument("--parts", help="some of checks,others,codec,all_reduce,ddp (default: all)")
     parser.add_argument("--json", default=str(HERE.parent / "results" / "gpu_suite.jsonl"), metavar="FILE")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_suite import all_reduce, arrays, bars, build, checks, clock, codec_speed, ddp, verdicts
+from gpu_suite import all_reduce, arrays, bars, bounds, build, checks, clock, codec_speed, ddp, verdicts
 from gpu_suite.sizes import TINY, Sizes
 
 from gradwire.bench import machine, report
@@ -78,7 +78,11 @@ class Suite:
     def all_reduce(self, bar: report.Progress) -> Iterator[Row]:
         bench = all_reduce.Bench(self.kind, self.clock, self.sizes.copied)
         sizes = parse_sizes(self.args.sizes or self.sizes.all_reduce)
-        yield from bench.rows(sizes, time.monotonic() + self.left(0.6), bar)
+        timed = []
+        for row in bench.rows(sizes, time.monotonic() + self.left(0.6), bar):
+            timed.append(row)
+            yield row
+        yield from bounds.rows(timed)
 
     def ddp(self, bar: report.Progress) -> Iterator[Row]:
         if arrays.installed("torch"):
@@ -143,6 +147,11 @@ def _print(suite: Suite, rows: list[Row], where: str) -> None:
         timed = [row for row in rows if row["part"] == part]
         if timed:
             report.print_table(COLUMNS, timed, title, notes)
+    found = [row for row in rows if row["part"] == "bound"]
+    if found:
+        print("csrc/comm/peer_choice.hpp: one-shot below, by these timings of ranks that share one GPU")
+    for line in bounds.table(found):
+        print(f"  {line}")
     print("bars")
     for line in bars.verdicts(rows):
         print(f"  {line}")

@@ -1,5 +1,5 @@
 // Which algorithm ranks that read one another's memory take by default. Not measured on a GPU yet: the bounds are those that
-// public all-reduce kernels for NVLink use.
+// public all-reduce kernels for NVLink use. What the timings of ranks on one GPU imply, `make gpu` prints in this form.
 #pragma once
 #include <cstddef>
 

@@ -19,7 +19,7 @@ pytest.importorskip("rich")
 SIMULATED = os.environ.get("GRADWIRE_GPU") == "sim"
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu_suite import arrays, bars, checks, clock, codec_speed, floors, peers, suite, verdicts  # noqa: E402
+from gpu_suite import arrays, bars, bounds, checks, clock, codec_speed, floors, peers, suite, verdicts  # noqa: E402
 from gpu_suite.sizes import LARGE, MEDIUM, REDUCED  # noqa: E402
 
 import gradwire  # noqa: E402
@@ -42,6 +42,11 @@ def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
     assert all(row["skipped"] for row in rows if row["part"] == "codec" and not row["time_us"])
     reduced = {(row["ranks"], row["stage"]) for row in rows if row["part"] == "all_reduce"}
     assert reduced == {(n, name) for n in (2, 4, 8) for name in ("one-shot", "two-shot", "ring", "tree")}
+    implied = [row for row in rows if row["part"] == "bound"]
+    assert {(row["ranks"], row["codec"]) for row in implied} == {
+        (n, codec) for n in (2, 4, 8) for codec in (None, "int8(block=64)")
+    }
+    assert done.stdout.count("kPeerBounds[] = {{2, ") == 2
     (trained,) = (row for row in rows if row["part"] == "ddp")
     assert all(json.loads(Path(trace).read_text())["traceEvents"] for trace in trained["traces"])
 
@@ -97,6 +102,35 @@ def test_the_floor_of_an_all_reduce_is_its_bytes_at_the_copy_rate() -> None:
     assert "MISSED: two-shot int8(block=64) of 8 virtual ranks: 1.30x its floor" in "\n".join(
         bars.verdicts([reduced])
     )
+
+
+def test_the_bound_of_one_shot_is_where_two_shot_loses_least() -> None:
+    def timed(n: int, size: int, one: float, two: float, codec: str | None = None) -> list[dict[str, Any]]:
+        what = {"part": "all_reduce", "ranks": n, "codec": codec}
+        times = (("one-shot", one), ("two-shot", two))
+        return [{**row(f"{n} virtual ranks", stage, size, t), **what} for stage, t in times]
+
+    k = 1 << 10
+    rows = [
+        # in any order; a lucky one-shot at 1024k does not move the bound
+        *(timed(4, 1024 * k, 9, 10) + timed(4, 64 * k, 5, 9) + timed(4, 512 * k, 9, 8)),
+        *(timed(4, 4096 * k, 90, 40) + timed(4, 256 * k, 7, 9)),
+        *(timed(2, 64 * k, 5, 9) + timed(2, 4096 * k, 40, 44)),
+        *(timed(8, 1000, 9, 8) + timed(8, 4096 * k, 90, 40)),
+        *timed(4, 64 * k, 9, 5, codec="int8"),
+        {**row("4 virtual ranks", "two-shot", k, 1), "part": "all_reduce", "ranks": 4, "seconds": None},
+    ]
+    found = list(bounds.rows(rows))
+    assert [(r["codec"], r["ranks"], r["size"]) for r in found] == [
+        (None, 2, None),
+        (None, 4, 512 * k),
+        (None, 8, 1000),
+        ("int8", 4, 64 * k),
+    ]
+    assert found[1]["ratios"][0] == (64 * k, pytest.approx(9 / 5))
+    plain, coded = bounds.table(found)
+    assert plain.startswith("kPeerBounds[] = {{2, ~size_t{0}}, {4, 512 << 10}, {8, 1000}};  // plain")
+    assert coded == "kPeerBounds[] = {{4, 64 << 10}};  // int8, timed at 64 KiB to 64 KiB"
 
 
 def test_a_part_that_fails_is_reported_and_the_others_run(
