@@ -62,7 +62,7 @@ def iperf(lab: Lab | None, seconds: int, both: bool) -> float:
         return sum(float(end[way]["bits_per_second"]) for way in ways) / 1e6
     finally:
         server.kill()
-        server.wait()
+        server.wait(10)
 
 
 def bench(lab: Lab | None, hosts: int, words: list[str], timeout: float) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def bench(lab: Lab | None, hosts: int, words: list[str], timeout: float) -> list
         finally:
             for r in ranks:
                 r.kill()
-                r.wait()
+                r.wait(10)
         if any(codes):
             raise LabError(f"gradwire bench all_reduce failed: exit codes {codes}")
         return [json.loads(line) for line in out.read_text().splitlines()]

@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         for r in ranks:
             r.kill()
-            r.wait()
+            r.wait(10)
         if lab:
             lab.down()
     return max(map(abs, codes))

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             for r in ranks:
                 r.kill()
-                r.wait()
+                r.wait(10)
 
 
 def main() -> int:
