@@ -16,8 +16,14 @@ ROOT = Path(__file__).parent.parent
 RUN = [sys.executable, "-m", "gradwire.bench", "run"]
 
 
+def hear_interrupts() -> None:
+    """A shell starts what it puts in the background deaf to Ctrl-C, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*words: str, **how: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([*RUN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*RUN, *words], preexec_fn=hear_interrupts, **pipes, **how)  # noqa: PLW1509 - no locks in it
 
 
 def finish(*words: str, code: int = 0) -> tuple[list[str], list[str]]:
