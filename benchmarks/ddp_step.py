@@ -10,9 +10,9 @@ collectives from callbacks, whose order may differ on two ranks, and then the ru
 with "gw:" are codecs of `gradwire.torch.attach` ("gw:none": codec=None), and may end in "/next-batch" for
 that overlap and in "/25mb" for DDP's bucket_cap_mb.
 
-Columns: ms a step, median of the rounds and half their interquartile range (of three rounds or fewer: half
-their range); its ratio to compute only and to "none", medians of the ratios within one round; CPU ms of the
-process a step over those of compute only; MB sent a step, as the network device counted them.
+Columns: ms a step, median of the rounds, and half their interquartile range as a share of it; its ratio to
+compute only and to "none", medians of the ratios within one round; CPU ms of the process a step over those of
+compute only; MB sent a step, as the network device counted them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,20 @@ from typing import Any
 
 from lab import BURST, Lab, why_not
 
-RESULTS = Path(__file__).parent / "results"
+from gradwire.bench import report
+from gradwire.bench.report import Column, percent, significant
+
 ENTRIES = "compute,none,bf16,gw:none,gw:int8,gw:int4,gw:rice4,gw:int2,gw:topk(ratio=0.01),gw:auto"
 VOCABULARY, LENGTH = 4096, 128
+COLUMNS = [
+    Column("entry", "entry", left=True),
+    Column("ms", "ms", significant(3)),
+    Column("spread", "+-", percent),
+    Column("over_compute", "/ compute", significant(3)),
+    Column("faster_than_none", "none /", significant(3)),
+    Column("cpu_ms", "CPU ms", significant(3)),
+    Column("sent_mb", "MB", significant(3)),
+]
 
 
 def model(dim: int, layers: int) -> Any:
@@ -145,13 +156,6 @@ def worker(rank: int, address: str, args: argparse.Namespace) -> None:
     os._exit(0)  # eleven models, their groups and communicators end with the process
 
 
-def spread(values: list[float]) -> float:
-    if len(values) < 4:
-        return (max(values) - min(values)) / 2
-    first, _, last = statistics.quantiles(values, n=4)
-    return (last - first) / 2
-
-
 def rows_of(rate: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     rounds = result["rounds"]
 
@@ -168,7 +172,7 @@ def rows_of(rate: str, result: dict[str, Any]) -> list[dict[str, Any]]:
             "entry": entry,
             "parameters": result["parameters"],
             "ms": 1e3 * statistics.median(r[0] for r in rounds[entry]),
-            "spread": 1e3 * spread([r[0] for r in rounds[entry]]),
+            "spread": report.spread([r[0] for r in rounds[entry]]),
             "over_compute": ratio(entry, "compute"),
             "faster_than_none": ratio(entry, "none", invert=True),
             "cpu_ms": 1e3 * (statistics.median(r[1] for r in rounds[entry]) - base),
@@ -199,17 +203,6 @@ def measure(rate: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows_of(rate, json.loads(out[0].strip().splitlines()[-1]))
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    print(f"\n{rows[0]['rate']}, {rows[0]['parameters'] / 1e6:.1f} million parameters")
-    print(f"{'entry':24}{'ms':>8}{'+-':>6}{'/ compute':>11}{'none /':>8}{'CPU ms':>8}{'MB':>8}")
-    for r in rows:
-        ratios = f"{r['over_compute'] or 0:11.2f}{r['faster_than_none'] or 0:8.2f}"
-        print(
-            f"{r['entry']:24}{r['ms']:8.0f}{r['spread']:6.0f}{ratios}{r['cpu_ms']:8.0f}{r['sent_mb']:8.2f}",
-            flush=True,
-        )
-
-
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
@@ -236,10 +229,10 @@ def main() -> int:
     run = {"command": command, "host": os.uname().nodename, "cores": os.cpu_count(), "ranks": 2}
     for rate in args.rates.split(","):
         rows = measure(rate, args)
-        show(rows)
+        parameters = rows[0]["parameters"] / 1e6
+        report.print_table(COLUMNS, rows, f"{rate}, {parameters:.1f} million parameters", [])
         if args.json:
-            with open(args.json, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps({**row, "run": run}) + "\n" for row in rows)
+            report.write_json(args.json, rows, run)
     return 0
 
 

@@ -21,17 +21,14 @@ def _plain(algorithm: str, n: int) -> float:
 
 
 def _coded(algorithm: str, n: int, q: float) -> float:
-    own, result = (
-        n * (1 + q),
-        n * (1 + q),
-    )  # each value is read and encoded once; each result decoded and written
+    own = n * (1 + q)  # each value is read and encoded once
+    result = n * (1 + q)  # each result is decoded and written
+    partial = (n - 1) * q  # a partial sum is read as a payload
     return {
         "one_shot": own + n * n * q + n,
         "direct": own + n * q + q + result,
-        "ring": own
-        + (n - 1) * q
-        + result,  # a partial sum is read as a payload; that of the own value is its
-        "double_tree": own + (n - 1) * q + result,
+        "ring": own + partial + result,
+        "double_tree": own + partial + result,
     }[algorithm]
 
 

@@ -45,15 +45,14 @@ class Driver {
   // When ready: writes the payload; returns its size.
   virtual size_t fill(const Unit& send, size_t slot, std::byte* payload, CopyTuner* tuner) = 0;
   virtual Taken take(const Arrival& arrival) = 0;
-  // What a recv_reduce that was taken has finished, as it travels.
-  virtual Payload finished(const Unit& recv_reduce) const = 0;
+  // What a recv_reduce of the lane that was taken has finished, as it travels.
+  virtual Payload finished(const Unit& recv_reduce, size_t lane) const = 0;
   // Pays the residual into this rank's own value, in place; what a 16-bit array cannot hold of it stays owed.
   virtual void settle(const Unit& send) = 0;
   // After the last unit, until it says true: all is done, or on its way in the order of the GPU's stream.
   virtual bool finish() { return true; }
   // The operation failed: nothing of it will be asked for any more.
   virtual void abandon() {}
-  virtual bool starts_ahead() const { return false; }
 
  protected:
   // There is nothing to decode, to encode or to pay.

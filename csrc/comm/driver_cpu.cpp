@@ -83,7 +83,7 @@ Taken CpuDriver::take(const Arrival& a) {
   return Taken::answered;
 }
 
-Payload CpuDriver::finished(const Unit& u) const {
+Payload CpuDriver::finished(const Unit& u, size_t) const {
   if (!travels_raw(u)) return kept(u);
   auto* value = static_cast<std::byte*>(output(u));
   return {value, u.payload_bytes, value};

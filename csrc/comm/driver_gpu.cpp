@@ -137,14 +137,9 @@ Taken GpuDriver::take(const Arrival& a) {
   return Taken::no;
 }
 
-Payload GpuDriver::finished(const Unit& u) const {
+Payload GpuDriver::finished(const Unit& u, size_t lane) const {
   if (!travels_raw(u)) return {kept(u).pinned, u.payload_bytes};
-  for (size_t lane = 0; lane < plan_.lanes.size(); ++lane) {
-    const auto& receives = plan_.lanes[lane].receives;
-    if (!receives.empty() && &receives.front() <= &u && &u <= &receives.back())
-      return {answers_ + lane * plan_.most_payload_bytes, u.payload_bytes};
-  }
-  return {};
+  return {answers_ + lane * plan_.most_payload_bytes, u.payload_bytes};
 }
 
 bool GpuDriver::may_receive(size_t messages) {

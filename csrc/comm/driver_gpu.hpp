@@ -23,7 +23,7 @@ class GpuDriver : public Driver {
   bool ready(const Unit& send, size_t slot) override;
   size_t fill(const Unit& send, size_t slot, std::byte* payload, CopyTuner* tuner) override;
   Taken take(const Arrival& arrival) override;
-  Payload finished(const Unit& recv_reduce) const override;
+  Payload finished(const Unit& recv_reduce, size_t lane) const override;
   void settle(const Unit& send) override;
   bool finish() override;
   void abandon() override;

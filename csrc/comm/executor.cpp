@@ -67,7 +67,7 @@ bool Executor::move() {
 
 bool Executor::send(const LanePlan& lane, Cursor& c) {
   const uint32_t before = c.sends;
-  const size_t first_slot = static_cast<size_t>(&lane - plan_->lanes.data()) * Driver::kAhead;
+  const size_t first_slot = number(lane) * Driver::kAhead;
   const auto may_send = [&] {
     if (gpu_) start_ahead(lane, c, first_slot);
     return c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after;
@@ -138,7 +138,7 @@ Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   if (lent) h.flags = kLent;
   write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
-  if (lent && answer) return driver().finished(u);
+  if (lent && answer) return driver().finished(u, number(lane));
   if (lent) return borrowed(peer, channel.peek(kHeaderBytes + sizeof(Loan)), u);
   const size_t bytes = kHeaderBytes + h.payload_bytes;
   const std::byte* whole = answer ? channel.peek_answer(bytes) : channel.peek(bytes);
@@ -152,7 +152,7 @@ bool Executor::try_receive(const LanePlan& lane, const Unit& u) {
   }
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
   const Taken taken = driver().take({.unit = u,
-                                     .lane = static_cast<size_t>(&lane - plan_->lanes.data()),
+                                     .lane = number(lane),
                                      .peers = &lane.peers[u.first_peer],
                                      .payloads = spans_,
                                      .answer = answer_due(lane, u)});
@@ -208,7 +208,7 @@ void Executor::write_answer(const LanePlan& lane, const Unit& u, const Payload& 
   ++h.round;
   if (ask.lent) h.flags = kLent;
   if (u.payload_bytes && !has_payload) {
-    const Payload value = driver().finished(u);
+    const Payload value = driver().finished(u, number(lane));
     kernels().copy(value.data, ask.lent ? ask.lent : message + kHeaderBytes, value.bytes);
     h.payload_bytes = value.bytes;
   }

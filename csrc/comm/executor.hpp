@@ -48,6 +48,7 @@ class Executor {
   bool move();
   bool send(const LanePlan& lane, Cursor& cursor);
   Error placed(const Error& error) const;
+  size_t number(const LanePlan& lane) const { return static_cast<size_t>(&lane - plan_->lanes.data()); }
   Driver& driver() { return gpu_ ? *gpu_ : cpu_; }
   const Driver& driver() const { return gpu_ ? *gpu_ : static_cast<const Driver&>(cpu_); }
   void start_ahead(const LanePlan& lane, Cursor& c, size_t first_slot);

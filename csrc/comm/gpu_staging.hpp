@@ -62,8 +62,8 @@ class GpuStaging {
   std::array<std::optional<gpu::Event>, kMarks> events_;
   uint64_t marked_ = 0, passed_ = 0;
   std::array<Block, kUses> pinned_{}, on_gpu_{};
-  std::vector<Block>
-      outgrown_;  // the stream may still use them, and freeing GPU memory waits for the whole GPU
+  // The stream may still use them, and freeing GPU memory waits for the whole GPU.
+  std::vector<Block> outgrown_;
 };
 
 }  // namespace gw

@@ -34,7 +34,7 @@ class HostPeers {
 
  private:
   void disconnect() noexcept;
-  size_t signal_bytes() const { return (GW_PEER_HEAD + size_t{rows_} * stride_) * sizeof(uint32_t); }
+  size_t signal_bytes() const { return peer_signal_bytes(rows_, stride_); }
 
   const int rank_;
   std::mutex mutex_;

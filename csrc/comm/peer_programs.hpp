@@ -67,6 +67,11 @@ class PeerPrograms {
   std::list<LoadedProgram> loaded_;
 };
 
+// Of a rank: the head, and a row of `stride` words for each block.
+constexpr size_t peer_signal_bytes(uint32_t rows, uint32_t stride) {
+  return (GW_PEER_HEAD + size_t{rows} * stride) * sizeof(uint32_t);
+}
+
 // The words in front of the ranks' signals after an exchange, by rank (zeros where they are not known): throws Error(timeout)
 // that names the culprit if a wait was in vain.
 using PeerFaults = std::array<uint32_t, 1 + GW_MOST_PEERS>;

@@ -107,8 +107,6 @@ void Peers::make_room(const PeerProgram& p) {
   }
 }
 
-size_t Peers::signal_bytes() const { return (GW_PEER_HEAD + size_t{rows_} * stride_) * sizeof(uint32_t); }
-
 void Peers::clear_signals() {
   for (const auto& s : signals_) gpu::clear(device(), s->get(), signal_bytes(), nullptr);
   gpu::synchronize_device(device());

@@ -34,7 +34,7 @@ class Peers {
   void launch_all(gw_cuda_exchange e, const std::vector<View>& arrays);
   void launch_each(gw_cuda_exchange e, const std::vector<View>& arrays, const std::vector<int>& silent);
   void clear_signals();
-  size_t signal_bytes() const;  // of a rank
+  size_t signal_bytes() const { return peer_signal_bytes(rows_, stride_); }
 
   std::mutex mutex_;
   PeerPrograms programs_;

@@ -5,16 +5,6 @@
 namespace gw::cuda {
 namespace {
 
-GW_DEVICE float scaled_by(float v, float scale) {
-  return v == v ? v * scale : float_of(bits_of(v) | 0x00400000u);
-}
-GW_DEVICE float difference_of(float a, float b) {
-  const float d = a - b;
-  if (d == d) return d;
-  const uint32_t nan = a != a ? bits_of(a) : b != b ? bits_of(b) : 0xffc00000u;
-  return float_of(nan | 0x00400000u);
-}
-
 template <class F>
 GW_DEVICE void for_each_eight(uint64_t count, F f) {
   const uint64_t step = uint64_t{gridDim.x} * kThreads * kValues;
@@ -42,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) store_eights(gw_cuda_elements e) {
   for_each_eight(e.count, [&](uint64_t at) {
     float v[kValues], out[kValues];
     load_floats(e.values, at, e.count, v);
-    for (int k = 0; k < kValues; ++k) out[k] = scaled_by(v[k], e.scale);
+    for (int k = 0; k < kValues; ++k) out[k] = product_of(v[k], e.scale);
     store(dtype, e.array.data, at, e.count, out);
     if (!e.residual) return;
     load(dtype, e.array.data, at, e.count, out);  // rounded

@@ -11,13 +11,15 @@ inline constexpr int kValues = 8;  // of a thread: 16 bytes of the narrowest dty
 
 GW_DEVICE bool aligned16(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
-// A sum as the CPU gives it: GPUs make every NaN the same one.
-GW_DEVICE float sum_of(float a, float b) {
-  const float s = a + b;
-  if (s == s) return s;
+// Of `result` = a op b: the NaN that the CPU makes of it. GPUs make every NaN the same one.
+GW_DEVICE float as_on_cpu(float result, float a, float b) {
+  if (result == result) return result;
   const uint32_t nan = a != a ? bits_of(a) : b != b ? bits_of(b) : 0xffc00000u;
   return float_of(nan | 0x00400000u);
 }
+GW_DEVICE float sum_of(float a, float b) { return as_on_cpu(a + b, a, b); }
+GW_DEVICE float difference_of(float a, float b) { return as_on_cpu(a - b, a, b); }
+GW_DEVICE float product_of(float a, float b) { return as_on_cpu(a * b, a, b); }
 // code * scale, of which only the scale may be NaN.
 GW_DEVICE float scaled(float code, float d) {
   const float v = code * d;

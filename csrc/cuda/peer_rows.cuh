@@ -83,7 +83,7 @@ class Coded {
     }
     const bool scales = folds && (u.flags & GW_UNIT_COMPLETE) && e_.scale != 1.0f;
     if (scales)
-      for (int k = 0; k < kValues; ++k) acc[k] = scaled_sum(acc[k]);
+      for (int k = 0; k < kValues; ++k) acc[k] = product_of(acc[k], e_.scale);
     if (u.flags & GW_UNIT_ENCODE) {
       if (folds && !e_.lossy) round_to_array(acc);
       for (uint32_t k = 0; k < kValues; ++k)  // behind the end levels need not be 0
@@ -135,10 +135,6 @@ class Coded {
       if (call_.dtype == DType::bf16) v[k] = widen(narrow_to(v[k], bf16_t{}));
       if (call_.dtype == DType::f16) v[k] = widen(narrow_to(v[k], f16_t{}));
     }
-  }
-  GW_DEVICE float scaled_sum(float v) const {
-    const float p = v * e_.scale;
-    return p == p ? p : float_of(bits_of(v) | 0x00400000u);
   }
 
   Shared& shared_;

@@ -12,12 +12,8 @@ GW_DEVICE float combine(ReduceOp op, float a, float b) {
       return a < b || a != a ? a : b;
     case ReduceOp::max:
       return a > b || a != a ? a : b;
-    case ReduceOp::prod: {
-      const float p = a * b;
-      if (p == p) return p;
-      const uint32_t nan = a != a ? bits_of(a) : b != b ? bits_of(b) : 0xffc00000u;
-      return float_of(nan | 0x00400000u);
-    }
+    case ReduceOp::prod:
+      return product_of(a, b);
     default:
       return sum_of(a, b);
   }
@@ -55,7 +51,7 @@ struct Values {
         for (int k = 0; k < kValues; ++k) acc[k] = combine(op, acc[k], v[k]);
       }
       if (scale != 1.0f)
-        for (int k = 0; k < kValues; ++k) acc[k] = combine(ReduceOp::prod, acc[k], scale);
+        for (int k = 0; k < kValues; ++k) acc[k] = product_of(acc[k], scale);
       store(Dtype, mine, at, u.count, acc);
     }
   }

@@ -161,9 +161,6 @@ __global__ void __launch_bounds__(kThreads, 2) keep(SelectCall c) {
         mine += uint64_t{size_of(p, k) > bound} << (16 * p) | uint64_t{size_of(p, k) == bound}
                                                                   << (32 + 16 * p);
     const uint64_t before = together.before(mine, all);
-    const auto field = [](uint64_t fields, uint32_t i) {
-      return static_cast<uint32_t>(fields >> (16 * i)) & 0xffffu;
-    };
     if (threadIdx.x < 32) {
       const uint64_t counts = uint64_t{field(all, 2) + field(all, 3)} << 31 | (field(all, 0) + field(all, 1));
       const uint64_t sum = sum_before(c.tiles[Final], tile, counts);

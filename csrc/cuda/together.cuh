@@ -5,6 +5,11 @@
 
 namespace gw::cuda {
 
+// Four counts below 2^16 in one word, so that one prefix sum serves them all.
+GW_DEVICE uint32_t field(uint64_t counts, uint32_t i) {
+  return static_cast<uint32_t>(counts >> (16 * i)) & 0xffffu;
+}
+
 class Together {
  public:
   struct Shared {

@@ -145,9 +145,6 @@ class TopKBlock {
         mine += uint64_t{size > bound} << (16 * h) | uint64_t{size == bound} << (32 + 16 * h);
       }
     const uint64_t before = together_.before(mine, all);
-    const auto field = [](uint64_t fields, uint32_t i) {
-      return static_cast<uint32_t>(fields >> (16 * i)) & 0xffffu;
-    };
     const uint32_t ties = s_.kept - field(all, 0) - field(all, 1);  // of the lowest places
     GW_UNROLL
     for (uint32_t h = 0; h < kHalves; ++h) {

@@ -122,6 +122,6 @@ def test_carriers_and_pipelines_over(backend: str, tmp_path: Path) -> None:
     finally:
         for run in runs:
             run.kill()
-            run.wait()
+            run.wait(10)
     whole = "\n".join(said)
     assert all(run.returncode == 0 for run in runs) and whole.count("done") == 2, whole
