@@ -1,7 +1,8 @@
 """Checkpoints that hold what changed since the checkpoint before, one file a step and rank.
 
 A state is taken apart into its tensors, which go into a chain of files (chain.py), and everything else, in
-which a tensor's place is held by its number. Of a DTensor this rank's shard is kept, and where it belongs.
+which a tensor's place is held by its number (Python's own: a tensor takes half a KB of file). Of a DTensor
+this rank's shard is kept, and where it belongs.
 """
 
 from __future__ import annotations
@@ -85,32 +86,35 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def _take_apart(x: Any, at: str, tensors: Tensors, shards: dict[str, Any], whole: bool = False) -> Any:
-    """x with its tensors' numbers in place of them. at: where x is in the state. whole: keep DTensors."""
+    """What x is, and what is in it: of a tensor its number. at: where in the state. whole: keep DTensors."""
     if isinstance(x, dict):
-        return {k: _take_apart(v, f"{at}[{k!r}]", tensors, shards, whole) for k, v in x.items()}
+        return "dict", {k: _take_apart(v, f"{at}[{k!r}]", tensors, shards, whole) for k, v in x.items()}
     if type(x) in (list, tuple):
-        return type(x)(_take_apart(v, f"{at}[{i}]", tensors, shards, whole) for i, v in enumerate(x))
+        inside = [_take_apart(v, f"{at}[{i}]", tensors, shards, whole) for i, v in enumerate(x)]
+        return type(x).__name__, inside
     if isinstance(x, DTensor):
         shards[at] = _cut(x)
         tensors[at] = x if whole else x.to_local()
     elif type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout == torch.strided and not x.is_quantized:
         tensors[at] = x
     elif type(x) in _PLAIN:
-        return x
+        return "plain", x
     else:
         raise ArgumentError(
             f"the state at {at or 'its top'} is {type(x).__name__}: expected dicts, lists and tuples of "
             f"dense tensors and plain data; {_REMEDY}"
         )
-    return torch.tensor(len(tensors) - 1)
+    return "tensor", len(tensors) - 1
 
 
-def _put_together(tree: Any, tensors: list[torch.Tensor]) -> Any:
-    if isinstance(tree, dict):
-        return {k: _put_together(v, tensors) for k, v in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(_put_together(v, tensors) for v in tree)
-    return tensors[int(tree)] if isinstance(tree, torch.Tensor) else tree
+def _put_together(tree: tuple[str, Any], tensors: list[torch.Tensor]) -> Any:
+    what, inside = tree
+    if what == "dict":
+        return {k: _put_together(v, tensors) for k, v in inside.items()}
+    if what in ("list", "tuple"):
+        made = [_put_together(v, tensors) for v in inside]
+        return tuple(made) if what == "tuple" else made
+    return tensors[inside] if what == "tensor" else inside
 
 
 def _cut(x: DTensor) -> tuple[Any, ...]:
