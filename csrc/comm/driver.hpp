@@ -32,7 +32,7 @@ class Driver {
   // Sends of a lane that are begun ahead of their turn, at most; each has a slot of this range, its own until it is sent.
   static constexpr size_t kAhead = 8;
 
-  Driver(const Plan& plan, const Buffers& buffers) : plan_(plan), buffers_(buffers) {}
+  Driver(const Plan& plan, const Arrays& arrays) : plan_(plan), arrays_(arrays) {}
   virtual ~Driver() = default;
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
@@ -57,7 +57,7 @@ class Driver {
  protected:
   // There is nothing to decode, to encode or to pay.
   bool folds_plainly(const Unit& u) const {
-    return !plan_.operation.codec || (u.raw && !u.encode && (u.own_frame || !buffers_.residual));
+    return !plan_.operation.codec || (u.raw && !u.encode && (u.own_frame || !arrays_.residual));
   }
   bool travels_raw(const Unit& u) const { return !plan_.operation.codec || u.raw; }
   // encoder: the rank whose frame it is; a decoder says 0.
@@ -65,23 +65,21 @@ class Driver {
     return {.count = u.count, .first = u.first, .step = seq_, .stream = static_cast<uint32_t>(encoder)};
   }
   const void* input(const Unit& u) const {
-    return static_cast<const std::byte*>(buffers_.in) + u.in_offset * size_of(plan_.operation.dtype);
+    return static_cast<const std::byte*>(arrays_.in) + u.in_offset * size_of(plan_.operation.dtype);
   }
   void* output(const Unit& u) const {
-    return (u.staged ? partials_ : static_cast<std::byte*>(buffers_.out)) +
+    return (u.staged ? partials_ : static_cast<std::byte*>(arrays_.out)) +
            u.out_offset * size_of(plan_.operation.dtype);
   }
   const void* own_value(const Unit& u) const { return u.from_input ? input(u) : output(u); }
-  float* residual(const Unit& u) const {
-    return buffers_.residual ? buffers_.residual + u.in_offset : nullptr;
-  }
+  float* residual(const Unit& u) const { return arrays_.residual ? arrays_.residual + u.in_offset : nullptr; }
   // What has to be added to this rank's value before it is encoded or folded; null: nothing.
   const float* owed(const Unit& u) const {
     return u.from_input || size_of(plan_.operation.dtype) == 2 ? residual(u) : nullptr;
   }
 
   const Plan& plan_;
-  Buffers buffers_;
+  Arrays arrays_;
   uint64_t seq_ = 0;
   std::byte* partials_ = nullptr;
 };

@@ -21,17 +21,17 @@ void CpuDriver::begin(Staging& staging, uint64_t seq) {
   reserve(staging, seq);
   const size_t element = size_of(plan_.operation.dtype);
   if (plan_.copy_count)
-    kernels().copy(static_cast<const std::byte*>(buffers_.in) + plan_.copy_in_offset * element,
-                   static_cast<std::byte*>(buffers_.out) + plan_.copy_out_offset * element,
+    kernels().copy(static_cast<const std::byte*>(arrays_.in) + plan_.copy_in_offset * element,
+                   static_cast<std::byte*>(arrays_.out) + plan_.copy_out_offset * element,
                    plan_.copy_count * element);
   if (pays_alone()) pay_alone();
 }
 
 void CpuDriver::pay_alone() {
   std::vector<float> sum(plan_.operation.count);
-  kernels().load(plan_.operation.dtype, buffers_.in, buffers_.residual, sum.data(), sum.size());
-  kernels().store(plan_.operation.dtype, sum.data(), 1.0f, buffers_.out, sum.size());
-  std::fill_n(buffers_.residual, sum.size(), 0.0f);
+  kernels().load(plan_.operation.dtype, arrays_.in, arrays_.residual, sum.data(), sum.size());
+  kernels().store(plan_.operation.dtype, sum.data(), 1.0f, arrays_.out, sum.size());
+  std::fill_n(arrays_.residual, sum.size(), 0.0f);
 }
 
 size_t CpuDriver::fill(const Unit& u, size_t, std::byte* payload, CopyTuner* tuner) {

@@ -16,7 +16,7 @@ class CpuDriver : public Driver {
  protected:
   void reserve(Staging& staging, uint64_t seq);
   // Alone, nothing is encoded; what an earlier, larger world left in the residual is paid out.
-  bool pays_alone() const { return plan_.size == 1 && buffers_.residual && plan_.operation.count; }
+  bool pays_alone() const { return plan_.size == 1 && arrays_.residual && plan_.operation.count; }
   void pay_alone();
 
  private:

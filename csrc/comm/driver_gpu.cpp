@@ -33,22 +33,22 @@ void GpuDriver::begin(Staging& staging, uint64_t seq) {
   scratch_ = reinterpret_cast<float*>(
       staging_->on_gpu(GpuStaging::kScratch, plan_.scratch_elements * sizeof(float)));
   const size_t element = size_of(plan_.operation.dtype);
-  copy(static_cast<std::byte*>(buffers_.out) + plan_.copy_out_offset * element,
-       static_cast<const std::byte*>(buffers_.in) + plan_.copy_in_offset * element,
+  copy(static_cast<std::byte*>(arrays_.out) + plan_.copy_out_offset * element,
+       static_cast<const std::byte*>(arrays_.in) + plan_.copy_in_offset * element,
        plan_.copy_count * element);
-  if (plan_.size == 1 && buffers_.residual) pay_alone();
+  if (plan_.size == 1 && arrays_.residual) pay_alone();
 }
 
 void GpuDriver::pay_alone() {
   const size_t element = size_of(plan_.operation.dtype), whole = plan_.operation.count;
   for (size_t at = 0; at < whole; at += plan_.scratch_elements) {
     const size_t count = std::min(plan_.scratch_elements, whole - at);
-    const auto* in = static_cast<const std::byte*>(buffers_.in) + at * element;
-    auto* out = static_cast<std::byte*>(buffers_.out) + at * element;
-    gpu::load(view(in, count, plan_.operation.dtype), buffers_.residual + at, scratch_, false);
+    const auto* in = static_cast<const std::byte*>(arrays_.in) + at * element;
+    auto* out = static_cast<std::byte*>(arrays_.out) + at * element;
+    gpu::load(view(in, count, plan_.operation.dtype), arrays_.residual + at, scratch_, false);
     gpu::store(scratch_, 1.0f, view(out, count, plan_.operation.dtype));
   }
-  gpu::clear(call_.device, buffers_.residual, whole * sizeof(float), staging_->stream());
+  gpu::clear(call_.device, arrays_.residual, whole * sizeof(float), staging_->stream());
 }
 
 View GpuDriver::view(const void* data, size_t count, DType dtype) const {

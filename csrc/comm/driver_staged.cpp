@@ -13,11 +13,11 @@ void StagedDriver::begin(Staging& staging, uint64_t seq) {
   staging_ = &staging.gpu(call_.device);
   before_ = staging_->mark();
   call_.ready.hold_back(staging_->stream());
-  buffers_.in = staging_->pinned(GpuStaging::kMirrorIn, call_.in_bytes);
-  buffers_.out = plan_.operation.in_place ? const_cast<void*>(buffers_.in)
-                                          : staging_->pinned(GpuStaging::kMirrorOut, call_.out_bytes);
+  arrays_.in = staging_->pinned(GpuStaging::kMirrorIn, call_.in_bytes);
+  arrays_.out = plan_.operation.in_place ? const_cast<void*>(arrays_.in)
+                                         : staging_->pinned(GpuStaging::kMirrorOut, call_.out_bytes);
   if (there_.residual)
-    buffers_.residual =
+    arrays_.residual =
         reinterpret_cast<float*>(staging_->pinned(GpuStaging::kMirrorResidual, residual_bytes()));
   bring();
   const size_t element = size_of(plan_.operation.dtype);
@@ -34,10 +34,10 @@ void StagedDriver::bring() {
   constexpr size_t kSmallest = 1 << 20, kPieces = 32;
   const size_t bytes = call_.in_bytes;
   piece_bytes_ = std::max(kSmallest, bytes / kPieces / 64 * 64);
-  gpu::copy_later(call_.device, buffers_.residual, there_.residual, residual_bytes(), staging_->stream());
+  gpu::copy_later(call_.device, arrays_.residual, there_.residual, residual_bytes(), staging_->stream());
   for (size_t at = 0; at < bytes; at += piece_bytes_) {
     const size_t length = std::min(piece_bytes_, bytes - at);
-    gpu::copy_later(call_.device, static_cast<std::byte*>(const_cast<void*>(buffers_.in)) + at,
+    gpu::copy_later(call_.device, static_cast<std::byte*>(const_cast<void*>(arrays_.in)) + at,
                     static_cast<const std::byte*>(there_.in) + at, length, staging_->stream());
     marks_.push_back(staging_->mark());
   }
@@ -71,16 +71,16 @@ void StagedDriver::send_back(const Unit& u) {
   if (u.staged) return;
   const size_t element = size_of(plan_.operation.dtype), at = u.out_offset * element;
   gpu::copy_later(call_.device, static_cast<std::byte*>(there_.out) + at,
-                  static_cast<std::byte*>(buffers_.out) + at, u.count * element, staging_->stream());
+                  static_cast<std::byte*>(arrays_.out) + at, u.count * element, staging_->stream());
 }
 
 bool StagedDriver::finish() {
   if (pays_alone()) {
     if (!marks_.empty() && !staging_->passed(marks_.back())) return false;
     pay_alone();
-    gpu::copy_later(call_.device, there_.out, buffers_.out, call_.out_bytes, staging_->stream());
+    gpu::copy_later(call_.device, there_.out, arrays_.out, call_.out_bytes, staging_->stream());
   }
-  gpu::copy_later(call_.device, there_.residual, buffers_.residual, residual_bytes(), staging_->stream());
+  gpu::copy_later(call_.device, there_.residual, arrays_.residual, residual_bytes(), staging_->stream());
   call_.finished.record(staging_->stream());
   return true;
 }

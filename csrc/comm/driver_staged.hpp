@@ -26,7 +26,7 @@ class StagedDriver : public CpuDriver {
   size_t residual_bytes() const;
 
   GpuCall& call_;
-  Buffers there_;  // on the GPU; those of the base are here
+  Arrays there_;  // on the GPU; those of the base are here
   GpuStaging* staging_ = nullptr;
   uint64_t before_ = 0;  // the operation before is through
   size_t piece_bytes_ = 1;

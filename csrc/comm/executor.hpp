@@ -36,6 +36,7 @@ class Executor {
   uint64_t seq() const { return seq_; }
   void set_seq(uint64_t seq) { seq_ = seq; }  // before begin(): this call's place in the order of calls
   std::string describe() const;               // "all_reduce #12"
+  const GpuCall* gpu() const { return buffers_.gpu.get(); }  // null: arrays in host memory
   // Its own GPU has not come so far; nobody rings when it has.
   bool waits_for_gpu() const { return waits_for_gpu_; }
   // The operation failed: memory that peers may still use becomes this process's own.

@@ -37,12 +37,15 @@ struct Operation {
 
 struct GpuCall;
 
-// The memory. in == out for operations in place. residual: fp32, as many elements as `in`, or null. Loans of in and out,
-// if peers can map them (arena.hpp). gpu: set if all of it is on a GPU.
-struct Buffers {
+// in == out for operations in place. residual: fp32, as many elements as `in`, or null.
+struct Arrays {
   const void* in = nullptr;
   void* out = nullptr;
   float* residual = nullptr;
+};
+
+// And where they are. Loans of in and out, if peers can map them (arena.hpp). gpu: set if all of it is on a GPU.
+struct Buffers : Arrays {
   std::optional<Loan> in_loan{}, out_loan{};
   std::shared_ptr<GpuCall> gpu{};
 };

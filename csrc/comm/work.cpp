@@ -19,13 +19,19 @@ void Work::wait(std::optional<Deadline> until) {
   if (error_) throw *error_;
 }
 
-bool Work::over() const noexcept { return done() && (!gpu_ || gpu_->passed()); }
-
-void Work::order(std::optional<void*> later) const {
-  if (gpu_) gpu_->hold_back(later.value_or(gpu_->stream));
+bool Work::over() const noexcept {
+  const GpuCall* gpu = executor.gpu();
+  return done() && (!gpu || gpu->passed());
 }
 
-int Work::device() const { return gpu_ ? gpu_->device : -1; }
+void Work::order(std::optional<void*> later) const {
+  if (const GpuCall* gpu = executor.gpu()) gpu->hold_back(later.value_or(gpu->stream));
+}
+
+int Work::device() const {
+  const GpuCall* gpu = executor.gpu();
+  return gpu ? gpu->device : -1;
+}
 
 void Work::finish(std::optional<Error> error) {
   finished = Clock::now();

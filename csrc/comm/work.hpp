@@ -18,7 +18,7 @@ class Work {
   using Clock = std::chrono::steady_clock;
 
   Work(std::shared_ptr<const Plan> plan, const Buffers& buffers, Deadline::Duration patience)
-      : executor(std::move(plan), buffers), timeout(patience), gpu_(buffers.gpu) {}
+      : executor(std::move(plan), buffers), timeout(patience) {}
 
   // Any thread.
   bool done() const { return done_.load(std::memory_order_acquire); }
@@ -49,7 +49,6 @@ class Work {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<Error> error_;
-  std::shared_ptr<GpuCall> gpu_;
 };
 
 // Operations in the order of calls. They link themselves, so that queueing one allocates nothing.
