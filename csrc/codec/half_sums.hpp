@@ -11,9 +11,18 @@
 
 namespace gw::GW_ISA {
 
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef float Floats __attribute__((vector_size(64)));
-inline constexpr size_t kHalves = 32;  // in one vector
+// As wide as the registers are: of wider ones GCC would compare one element after the other.
+#if defined(__AVX512BW__)
+inline constexpr size_t kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr size_t kVectorBytes = 32;
+#else
+inline constexpr size_t kVectorBytes = 16;
+#endif
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t Halves __attribute__((vector_size(kVectorBytes)));
+inline constexpr size_t kHalves = sizeof(Halves) / 2;
 
 // Two bf16 lie in each word: the first becomes a float by a shift, the second by clearing the first.
 template <int N>
@@ -26,10 +35,15 @@ GW_INLINE void add_pairs(const Any<Words>* const* from, size_t i, Floats& first,
   }
 }
 
-// The rounded value in the upper half of each word, as narrow_to() does it.
-GW_INLINE void round_to_bf16(const Floats& f, Words& out) {
-  const auto u = reinterpret_cast<Words>(f);
-  out = f != f ? u | 0x00400000u : u + 0x7fffu + ((u >> 16) & 1u);
+// Both values of every word are rounded at once, to nearest even: to the upper half of the float, or to one more if the
+// lower half is above 0x8000 or, of an odd upper one, 0x8000 itself. A sum that is NaN is a quiet one, so its upper
+// half is what narrow_to() gives.
+GW_INLINE void round_pairs(const Floats& first, const Floats& second, Halves& out) {
+  const auto a = reinterpret_cast<Words>(first), b = reinterpret_cast<Words>(second);
+  const auto upper = reinterpret_cast<Halves>((a >> 16) | (b & 0xffff0000u));
+  const auto lower = reinterpret_cast<Halves>((a & 0xffffu) | (b << 16));
+  const auto up = ((lower | (upper & 1)) > 0x8000) & ((upper & 0x7fff) <= 0x7f80);
+  out = up ? upper + 1 : upper;
 }
 
 // Returns how many values it did.
@@ -37,15 +51,17 @@ template <int N, bool Copy>
 size_t sum_halves(const void* const* srcs, float factor, Any<bf16_t>* out, Any<bf16_t>* also, size_t count) {
   const Any<Words>* from[N];
   for (int s = 0; s < N; ++s) from[s] = static_cast<const Any<Words>*>(srcs[s]);
-  auto *to = reinterpret_cast<Any<Words>*>(out), *too = reinterpret_cast<Any<Words>*>(also);
+  auto *to = reinterpret_cast<Any<Halves>*>(out), *too = reinterpret_cast<Any<Halves>*>(also);
   const size_t turns = count / kHalves;
   for (size_t i = 0; i < turns; ++i) {
     Floats first, second;
     add_pairs<N>(from, i, first, second);
-    Words low, high;
-    round_to_bf16(first * factor, low);
-    round_to_bf16(second * factor, high);
-    const Words both = (low >> 16) | (high & 0xffff0000u);
+    if (factor != 1) {
+      first *= factor;
+      second *= factor;
+    }
+    Halves both;
+    round_pairs(first, second, both);
     to[i].value = both;
     if constexpr (Copy) too[i].value = both;
   }

@@ -131,6 +131,35 @@ TEST_CASE("fold is the plain left-to-right reference for every dtype, op and ins
   check_dtype<uint8_t>(DType::u8);
 }
 
+TEST_CASE("sums of every bf16 and one near it are rounded to nearest even, and NaN where the reference is") {
+  std::mt19937 random(5);
+  // exponents this far apart put half a unit of the result, and whatever lies next to it, into the other number
+  for (int apart = -10; apart <= 10; ++apart) {
+    std::vector<bf16_t> a, b;
+    for (unsigned bits = 0; bits < 1u << 16; ++bits) {
+      const unsigned mantissa = bits % 3 ? random() & 0x807fu : random() & 0x8001u;
+      a.push_back({static_cast<uint16_t>(bits)});
+      b.push_back({static_cast<uint16_t>(
+          (((bits & 0x7f80u) + 128u * static_cast<unsigned>(apart)) & 0x7f80u) | mantissa)});
+    }
+    const void* sources[] = {a.data(), b.data()};
+    for (const double scale : {1.0, 0.5})
+      for (auto isa : isas()) {
+        std::vector<bf16_t> out(a.size());
+        kernels_for(std::string(isa).c_str())
+            ->fold(DType::bf16, ReduceOp::sum, sources, 2, scale, out.data(), nullptr, out.size());
+        size_t wrong = 0;
+        for (size_t i = 0; i < out.size(); ++i) {
+          const float x = to_f32(a[i]), y = to_f32(b[i]), sum = (x + y) * static_cast<float>(scale);
+          // whose NaN it is when both are is up to the compiler
+          const bool any = std::isnan(x) && std::isnan(y);
+          wrong += any ? !std::isnan(to_f32(out[i])) : out[i].bits != to_bf16(sum).bits;
+        }
+        CHECK(wrong == 0);
+      }
+  }
+}
+
 TEST_CASE("min and max give NaN whichever source holds it") {
   for (auto isa : isas())
     for (auto op : {ReduceOp::min, ReduceOp::max})
