@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -184,14 +185,17 @@ def test_arrays_come_and_go_while_peers_map_them() -> None:
 
 def test_after_a_failure_the_arrays_are_this_ranks_alone() -> None:
     hub = gradwire.testing.Hub()
+    survivor_is_through = threading.Event()  # else its first call may lose the peer already
 
     def rank(comm: Communicator) -> tuple[bool, bool]:
         x, other = comm.empty(100_000), comm.empty(100_000)
         x[:] = other[:] = 1
         comm.all_reduce(x)
         if comm.rank == 1:
+            assert survivor_is_through.wait(timeout=30)
             hub.close(1)
             return True, True
+        survivor_is_through.set()
         with pytest.raises(gradwire.PeerLost):
             comm.all_reduce(x, timeout=10)
         x[:] = 5
