@@ -50,14 +50,29 @@ void get(const DeviceArray& a, py::handle host) {
   gpu::copy(a.view().device, to.data, a.view().data, to.bytes(), nullptr);
 }
 
+DeviceArray sliced(const DeviceArray& a, const py::slice& elements) {
+  size_t begin = 0, end = 0, step = 0, length = 0;
+  if (!elements.compute(a.view().count, &begin, &end, &step, &length)) throw py::error_already_set();
+  if (step != 1) fail_argument("a slice of a GPU array takes every element, got a step");
+  return a.part(begin, begin + length);
+}
+
 }  // namespace
 
 DeviceArray::DeviceArray(std::vector<size_t> shape, DType dtype, int device) : shape_(std::move(shape)) {
   view_ = {.data = nullptr, .count = 1, .dtype = dtype, .device = device};
   for (size_t n : shape_) view_.count *= n;
   view_.data = gpu::allocate(device, view_.bytes());
+  memory_ = {view_.data, [device](void* p) { gpu::release(device, p); }};
 }
-DeviceArray::~DeviceArray() { gpu::release(view_.device, view_.data); }
+
+DeviceArray DeviceArray::part(size_t begin, size_t end) const {
+  DeviceArray made(*this);
+  made.shape_ = {end - begin};
+  made.view_.data = static_cast<std::byte*>(view_.data) + begin * size_of(view_.dtype);
+  made.view_.count = end - begin;
+  return made;
+}
 
 void register_device_array(py::module_& m) {
   py::class_<DeviceArray>(m, "DeviceArray")
@@ -70,6 +85,7 @@ void register_device_array(py::module_& m) {
       .def_property_readonly("size", [](const DeviceArray& a) { return a.view().count; })
       .def_property_readonly("device", [](const DeviceArray& a) { return a.view().device; })
       .def_property_readonly("__cuda_array_interface__", &interface_of)
+      .def("__getitem__", &sliced, py::arg("elements"))
       .def("copy_from", &set, py::arg("host"))
       .def("copy_to", &get, py::arg("host"));
 }

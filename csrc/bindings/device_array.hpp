@@ -3,6 +3,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <vector>
 
 #include "base/view.hpp"
@@ -12,9 +13,7 @@ namespace gw {
 class DeviceArray {
  public:
   DeviceArray(std::vector<size_t> shape, DType dtype, int device);  // not initialised
-  ~DeviceArray();
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
+  DeviceArray part(size_t begin, size_t end) const;                 // flat; the same memory
 
   const std::vector<size_t>& shape() const { return shape_; }
   const View& view() const { return view_; }
@@ -22,6 +21,7 @@ class DeviceArray {
  private:
   std::vector<size_t> shape_;
   View view_;
+  std::shared_ptr<void> memory_;
 };
 
 void register_device_array(pybind11::module_& m);

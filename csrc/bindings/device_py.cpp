@@ -62,25 +62,46 @@ gpu::Residual residual_of(py::handle array, const View& x) {
   return {r.data, r.data, r.dtype == DType::f32 ? gpu::ResidualKind::fp32 : gpu::ResidualKind::bf16};
 }
 
-size_t quantize(py::handle array, const Codec& codec, py::handle payload, uint64_t step,
-                py::handle residual) {
+// Between two arrays, at least one of which is on a GPU. With one in host memory it is done when it returns.
+void copy(py::handle target, py::handle source) {
+  const View to = any_view_of(target, true), from = any_view_of(source, false);
+  if (to.dtype != from.dtype)
+    fail_argument("copy: the target is " + std::string(name(to.dtype)) + ", the source " +
+                  std::string(name(from.dtype)));
+  check_count("copy", to.count, from.count);
+  const View& there = to.device >= 0 ? to : from;
+  if (there.device < 0) fail_argument("copy: neither array is in GPU memory");
+  py::gil_scoped_release released;
+  if (to.device == from.device) return gpu::copy_later(to.device, to.data, from.data, to.bytes(), to.stream);
+  if (to.device >= 0 && from.device >= 0) gpu::synchronize_device(from.device);
+  if (to.count) gpu::copy(there.device, to.data, from.data, to.bytes(), there.stream);
+}
+
+void clear(py::handle array) {
+  const View x = on_gpu(array, "x", true);
+  gpu::clear(x.device, x.data, x.bytes(), x.stream);
+}
+
+size_t quantize(py::handle array, const Codec& codec, py::handle payload, uint64_t step, py::handle residual,
+                size_t first, uint32_t stream) {
   const View x = on_gpu(array, "x", false);
   check_fixed(codec);
   const View to = on_gpu(payload, "payload", true);
   check_bytes("payload", x, to, codec.encoded_bytes(x.count));
   const gpu::Residual r = residual_of(residual, x);
   py::gil_scoped_release released;
-  gpu::encode(codec, x, {.count = x.count, .step = step}, r, to.data);
+  gpu::encode(codec, x, {.count = x.count, .first = first, .step = step, .stream = stream}, r, to.data);
   return to.count;
 }
 
-void dequantize(py::handle payload, const Codec& codec, py::handle array, uint64_t step, bool add) {
+void dequantize(py::handle payload, const Codec& codec, py::handle array, uint64_t step, size_t first,
+                bool add) {
   const View out = on_gpu(array, "out", true);
   check_fixed(codec);
   const View from = on_gpu(payload, "payload", false);
   check_bytes("payload", out, from, codec.encoded_bytes(out.count));
   py::gil_scoped_release released;
-  gpu::decode(codec, from.data, {.count = out.count, .step = step}, out, add);
+  gpu::decode(codec, from.data, {.count = out.count, .first = first, .step = step}, out, add);
 }
 
 View floats_for(const char* what, const View& x, py::handle array) {
@@ -139,9 +160,11 @@ void register_device(py::module_& m) {
     return d;
   });
   g.def("quantize", &quantize, py::arg("x"), py::arg("codec"), py::arg("payload"), py::arg("step") = 0,
-        py::arg("residual") = py::none());
+        py::arg("residual") = py::none(), py::arg("first") = 0, py::arg("stream") = 0);
   g.def("dequantize", &dequantize, py::arg("payload"), py::arg("codec"), py::arg("out"), py::arg("step") = 0,
-        py::arg("add") = false);
+        py::arg("first") = 0, py::arg("add") = false);
+  g.def("copy", &copy, py::arg("target"), py::arg("source"));
+  g.def("clear", &clear, py::arg("x"));
   g.def("topk_bytes", &gpu::topk_bytes, py::arg("count"), py::arg("k"));
   g.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"), py::arg("scratch"));
   g.def("load", &load, py::arg("x"), py::arg("values"), py::arg("residual") = py::none(),

@@ -29,6 +29,8 @@ struct Handle {
 };
 static_assert(sizeof(Handle) <= sizeof(cudaIpcMemHandle_t));
 
+bool all_memory = false;
+
 void* map(int file, size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   return p == MAP_FAILED ? nullptr : p;
@@ -54,10 +56,15 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* p) 
   const std::lock_guard lock(mutex);
   const auto address = reinterpret_cast<uintptr_t>(p);
   auto at = memory().upper_bound(address);
-  const bool ours = at != memory().begin() && address < (--at)->first + at->second.bytes;
+  const bool ours = all_memory || (at != memory().begin() && address < (--at)->first + at->second.bytes);
   *out = {ours ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, ours ? 0 : -1};
   return cudaSuccess;
 }
+// From now on host memory counts as the device's, too: arrays of a library that knows no simulator can be passed.
+extern "C" __attribute__((visibility("default"))) void gradwire_cusim_all_memory(int on) {
+  all_memory = on != 0;
+}
+
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   Allocation a{bytes ? bytes : 1, -1};
   *p = make(a.bytes, a.file);

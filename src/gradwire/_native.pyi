@@ -109,6 +109,7 @@ class DeviceArray:  # flat GPU memory, not initialised; has __cuda_array_interfa
     size: int
     device: int
     def __init__(self, shape: Sequence[int], dtype: str, device: int = 0) -> None: ...
+    def __getitem__(self, elements: slice) -> DeviceArray: ...  # flat, of the same memory; no step
     def copy_from(self, host: Any) -> None: ...  # as many bytes; waits
     def copy_to(self, host: Any) -> None: ...
 
@@ -154,9 +155,21 @@ class _Gpu:
     Peers: type[Peers]
     def status(self) -> dict[str, Any]: ...  # usable, built, simulated: bool; text: the GPUs, or what is missing
     def quantize(
-        self, x: Any, codec: Codec, payload: Any, step: int = 0, residual: Any | None = None
+        self,
+        x: Any,
+        codec: Codec,
+        payload: Any,
+        step: int = 0,
+        residual: Any | None = None,
+        first: int = 0,
+        stream: int = 0,
     ) -> int: ...
-    def dequantize(self, payload: Any, codec: Codec, out: Any, step: int = 0, add: bool = False) -> None: ...
+    def dequantize(
+        self, payload: Any, codec: Codec, out: Any, step: int = 0, first: int = 0, add: bool = False
+    ) -> None: ...
+    # On the target's stream; done when it returns if one of the two is in host memory.
+    def copy(self, target: Any, source: Any) -> None: ...
+    def clear(self, x: Any) -> None: ...
     def topk_bytes(self, count: int, k: int) -> int: ...  # of topk's scratch, uint8
     def topk(self, x: Any, k: int, values: Any, indices: Any, scratch: Any) -> None: ...
     # What collectives do beside codecs. load: values (float32) = x + residual, or with add += it.

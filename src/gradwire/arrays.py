@@ -27,6 +27,11 @@ def is_torch(x: Any) -> bool:
     return tensor is not None and isinstance(x, tensor)
 
 
+def _is_cupy(x: Any) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
 def on_gpu(x: Any) -> bool:
     """In GPU memory: a CUDA tensor, a CuPy array, or whatever else has `__cuda_array_interface__`."""
     if is_torch(x):
@@ -71,11 +76,55 @@ def empty(like: Any, shape: Sequence[int] | int, dtype: str) -> Any:
 
 
 def _empty_on_gpu(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(like, cupy.ndarray) and dtype != "bfloat16":
+    if _is_cupy(like) and dtype != "bfloat16":
         with like.device:
-            return cupy.empty(shape, dtype)
+            return sys.modules["cupy"].empty(shape, dtype)
     return _native.gpu.DeviceArray(shape, dtype, getattr(like, "device", 0))
+
+
+def place(x: Any) -> tuple[str, int] | None:
+    """Where `empty` puts an array like x: None is host memory, else the kind of array and the GPU's
+    number."""
+    if not on_gpu(x):
+        return None
+    device = x.device.index if is_torch(x) else getattr(x, "device", 0)
+    return ("torch" if is_torch(x) else "CuPy" if _is_cupy(x) else "other"), int(device)
+
+
+def zeros(like: Any, count: int, dtype: str) -> Any:
+    """`empty`, flat, and cleared; in host memory of NumPy. On a GPU in the order of the current stream, as is
+    what follows."""
+    if not on_gpu(like):
+        return np.zeros(count, dtype)
+    made = empty(like, count, dtype)
+    clear(made)
+    return made
+
+
+def clear(x: Any) -> None:
+    if on_gpu(x):
+        _native.gpu.clear(x)
+    else:
+        x[...] = 0
+
+
+def copy(target: Any, source: Any) -> None:
+    """Between flat arrays of one dtype and count, wherever they are."""
+    if on_gpu(target) or on_gpu(source):
+        _native.gpu.copy(target, source)
+    else:
+        target[...] = source
+
+
+def square_sum(x: Any) -> float:
+    """Of float32, in float64; waits for a GPU."""
+    if is_torch(x):
+        return float(sys.modules["torch"].linalg.vector_norm(x, dtype=sys.modules["torch"].float64)) ** 2
+    if on_gpu(x):
+        here = np.empty(count_and_dtype(x)[0], np.float32)
+        copy(here, x)
+        x = here
+    return float(np.square(x, dtype=np.float64).sum())
 
 
 def shared(shape: Sequence[int] | int, dtype: Any) -> Any:

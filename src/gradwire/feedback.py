@@ -17,13 +17,13 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from gradwire import _native
+from gradwire import _native, arrays
 from gradwire._native import Codec
 from gradwire.errors import ArgumentError
 
 __all__ = ["ErrorFeedback", "Loan"]
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]  # of a user; what is kept may also be an array on a GPU
 Parts = tuple[Union[str, int], ...]  # names, and gaps of so many elements
 _KEY = re.compile(r"rank(\d+)/(.+)", re.DOTALL)
 # How a residual rests between two steps, by the name of the option. Coding again what was decoded gives the
@@ -46,7 +46,7 @@ class Loan:
 
     __slots__ = ("_owner", "array", "parts")
 
-    def __init__(self, owner: ErrorFeedback, parts: Parts, array: Floats) -> None:
+    def __init__(self, owner: ErrorFeedback, parts: Parts, array: Any) -> None:
         self._owner: ErrorFeedback | None = owner
         self.parts, self.array = parts, array
 
@@ -58,7 +58,7 @@ class Loan:
 
 
 class ErrorFeedback:
-    """Residuals of one rank, by parameter name.
+    """Residuals of one rank, by parameter name, each where it was used last: in host memory, or on a GPU.
 
     storage: how they rest between steps: "fp32" (4 bytes an element; operations work on it in place), "bf16"
     (2 bytes) or "int8" (1.03 bytes, blocks of 64 with a scale; enough for codecs of 4 bits and more). The
@@ -74,7 +74,9 @@ class ErrorFeedback:
     >>> bool(0 < feedback.norm() < 0.2 * np.linalg.norm(gradient))
     True
 
-    For a collective: `with feedback.borrow(name) as r: comm.all_reduce(x, codec="int4", residual=r)`.
+    For a collective: `with feedback.borrow(name, like=x) as r: comm.all_reduce(x, codec="int4", residual=r)`.
+    On a GPU all is put on the current stream of torch or CuPy; a checkpoint is the same, wherever residuals
+    lie.
     """
 
     def __init__(self, storage: str = "fp32") -> None:
@@ -86,10 +88,10 @@ class ErrorFeedback:
         self._codec = Codec(name, block=int(block.rstrip(")") or 0)) if spec else None
         self._counts: dict[str, int] = {}
         # fp32: a slice of some group's array. Else the coded bytes. A name without one has lost nothing yet.
-        self._slots: dict[str, npt.NDArray[Any]] = {}
-        self._groups: dict[Parts, Floats] = {}
+        self._slots: dict[str, Any] = {}
+        self._groups: dict[tuple[Any, Parts], Any] = {}  # by place
         self._lent: set[str] = set()
-        self._free: dict[int, list[Floats]] = {}  # scratch of coded residuals, by size
+        self._free: dict[tuple[Any, int], list[Any]] = {}  # scratch of coded residuals, by place and size
 
     def declare(self, name: str, count: int) -> None:
         """A parameter of `count` elements. Takes no memory until it is used. ArgumentError if it is known
@@ -109,12 +111,14 @@ class ErrorFeedback:
         """Everything declared, in that order."""
         return list(self._counts)
 
-    def lend(self, *parts: str | int) -> Loan:
+    def lend(self, *parts: str | int, like: Any = None) -> Loan:
         """The residuals of several parameters as one flat array, such as a bucket's.
 
         parts: names, and numbers: so many elements that have no residual. They are zero in every loan, and
-        what is left in them is dropped. ArgumentError for a name that was not declared or is lent out
-        already.
+        what is left in them is dropped. like: an array of the GPU that the loan is for, CuPy, torch or any
+        other with `__cuda_array_interface__`: the residuals move there and stay. None, or an array in host
+        memory: NumPy. ArgumentError for a name that was not declared or is lent out already, GpuError as any
+        operation on a GPU.
 
         >>> import gradwire
         >>> feedback = gradwire.ErrorFeedback()
@@ -130,12 +134,14 @@ class ErrorFeedback:
             self._count(name)
             if name in self._lent:
                 raise ArgumentError(f"residual {name!r} is in use by another operation: give it back first")
-        array = self._in_place(parts) if self._codec is None else self._decoded(parts, self._codec)
+        array = (
+            self._in_place(parts, like) if self._codec is None else self._decoded(parts, self._codec, like)
+        )
         self._lent.update(names)
         return Loan(self, parts, array)
 
     @contextmanager
-    def borrow(self, *parts: str | int) -> Iterator[Floats]:
+    def borrow(self, *parts: str | int, like: Any = None) -> Iterator[Any]:
         """`lend` for one block of code; what the block leaves in the array is kept, also if it raises.
 
         >>> import gradwire
@@ -146,14 +152,14 @@ class ErrorFeedback:
         >>> feedback.read("a")
         array([1., 2.], dtype=float32)
         """
-        loan = self.lend(*parts)
+        loan = self.lend(*parts, like=like)
         try:
             yield loan.array
         finally:
             loan.give_back()
 
     def read(self, name: str) -> Floats:
-        """A copy, float32[count]; zeros for what was never used.
+        """A copy in host memory, float32[count]; zeros for what was never used.
 
         >>> import gradwire
         >>> feedback = gradwire.ErrorFeedback()
@@ -162,12 +168,16 @@ class ErrorFeedback:
         array([0., 0.], dtype=float32)
         """
         out = np.zeros(self._count(name), np.float32)
-        if name in self._slots:
-            self._unpack(name, out)
+        if name not in self._slots:
+            return out
+        if self._codec is None:
+            arrays.copy(out, self._slots[name])
+        else:
+            _native.dequantize(self._moved(name, None), self._codec, out)
         return out
 
     def write(self, name: str, value: Any) -> None:
-        """Replace a residual: `value` has its count of elements, any shape.
+        """Replace a residual, where it lies: `value`, in host memory, has its count of elements, any shape.
 
         >>> import gradwire
         >>> feedback = gradwire.ErrorFeedback()
@@ -179,9 +189,14 @@ class ErrorFeedback:
         flat = np.ascontiguousarray(np.asarray(value, np.float32)).reshape(-1)
         if flat.size != self._count(name):
             raise ArgumentError(f"residual {name!r} has {self._count(name)} elements, got {flat.size}")
-        if self._codec is None and name not in self._slots:
-            self._in_place((name,))
-        self._pack(name, flat)
+        if self._codec is not None:
+            coded = np.empty(self._codec.encoded_bytes(flat.size), np.uint8)
+            _native.quantize(flat, self._codec, coded)
+            arrays.copy(self._slots.setdefault(name, coded), coded)
+            return
+        if name not in self._slots:
+            self._in_place((name,), None)
+        arrays.copy(self._slots[name], flat)
 
     def norm(self) -> float:
         """L2 norm over everything held.
@@ -190,7 +205,7 @@ class ErrorFeedback:
         >>> gradwire.ErrorFeedback().norm()
         0.0
         """
-        return math.sqrt(sum(float(np.square(self.read(n), dtype=np.float64).sum()) for n in self._slots))
+        return math.sqrt(sum(arrays.square_sum(self._floats(name)) for name in self._slots))
 
     def nbytes(self) -> int:
         """Bytes that the residuals take at rest.
@@ -202,7 +217,7 @@ class ErrorFeedback:
         >>> feedback.nbytes()
         6600
         """
-        return sum(slot.nbytes for slot in self._slots.values())
+        return sum(arrays.nbytes(slot) for slot in self._slots.values())
 
     # -- checkpoints -----------------------------------------------------------------------------------------
     def state_dict(self, rank: int = 0, size: int = 1) -> dict[str, Any]:
@@ -273,7 +288,7 @@ class ErrorFeedback:
     def _size(self, parts: Parts) -> int:
         return sum(part if isinstance(part, int) else self._counts[part] for part in parts)
 
-    def _slices(self, parts: Parts, flat: Floats) -> Iterator[tuple[str | None, Floats]]:
+    def _slices(self, parts: Parts, flat: Any) -> Iterator[tuple[str | None, Any]]:
         """(name, its elements of flat); None for a gap."""
         begin = 0
         for part in parts:
@@ -281,53 +296,65 @@ class ErrorFeedback:
             yield (None if isinstance(part, int) else part), flat[begin:end]
             begin = end
 
-    def _in_place(self, parts: Parts) -> Floats:
-        """The group's own memory: made once per grouping, then it *is* the residuals, and nothing is
-        copied."""
-        flat = self._groups.get(parts)
+    def _in_place(self, parts: Parts, like: Any) -> Any:
+        """The group's own memory: made once per grouping and place, then it *is* the residuals, and nothing
+        is copied."""
+        key = (arrays.place(like), parts)
+        flat = self._groups.get(key)
         if flat is None:
-            flat = np.zeros(self._size(parts), np.float32)
+            flat = arrays.zeros(like, self._size(parts), "float32")
             moved = set()
             for name, part in self._slices(parts, flat):
                 if name is not None:
                     if name in self._slots:
-                        part[:] = self._slots[name]
+                        arrays.copy(part, self._slots[name])
                     self._slots[name] = part
                     moved.add(name)
-            self._groups = {k: v for k, v in self._groups.items() if not moved.intersection(k)}
-            self._groups[parts] = flat
+            self._groups = {k: v for k, v in self._groups.items() if not moved.intersection(k[1])}
+            self._groups[key] = flat
         return flat
 
-    def _decoded(self, parts: Parts, codec: Codec) -> Floats:
-        free = self._free.setdefault(self._size(parts), [])
-        flat = free.pop() if free else np.empty(self._size(parts), np.float32)
+    def _decoded(self, parts: Parts, codec: Codec, like: Any) -> Any:
+        free = self._free.setdefault((arrays.place(like), self._size(parts)), [])
+        flat = free.pop() if free else arrays.zeros(like, self._size(parts), "float32")
         for name, part in self._slices(parts, flat):
             if name is None or name not in self._slots:
-                part[:] = 0
+                arrays.clear(part)
             else:
-                self._unpack(name, part)
+                self._slots[name] = self._moved(name, like)
+                arrays.kernels(part).dequantize(self._slots[name], codec, part)
         return flat
 
     def _take_back(self, loan: Loan) -> None:
         for name, part in self._slices(loan.parts, loan.array):
             if name is None:
-                part[:] = 0
+                arrays.clear(part)
             elif self._codec is not None:
-                self._pack(name, part)
+                self._rest(name, part, self._codec)
         if self._codec is not None:
-            self._free[loan.array.size].append(loan.array)
+            self._free[arrays.place(loan.array), self._size(loan.parts)].append(loan.array)
         self._lent.difference_update(part for part in loan.parts if isinstance(part, str))
 
-    def _unpack(self, name: str, out: Floats) -> None:
-        if self._codec is None:
-            out[:] = self._slots[name]
-        else:
-            _native.dequantize(self._slots[name], self._codec, out)
+    def _rest(self, name: str, value: Any, codec: Codec) -> None:
+        there = name in self._slots and arrays.place(self._slots[name]) == arrays.place(value)
+        if not there:
+            self._slots[name] = arrays.zeros(value, codec.encoded_bytes(self._counts[name]), "uint8")
+        arrays.kernels(value).quantize(value, codec, self._slots[name])
 
-    def _pack(self, name: str, value: Floats) -> None:
+    def _moved(self, name: str, like: Any) -> Any:
+        """What is kept of a parameter, there where `like` is."""
+        slot = self._slots[name]
+        if arrays.place(slot) == arrays.place(like):
+            return slot
+        count, dtype = arrays.count_and_dtype(slot)
+        made = arrays.zeros(like, count, dtype)
+        arrays.copy(made, slot)
+        return made
+
+    def _floats(self, name: str) -> Any:
+        slot = self._slots[name]
         if self._codec is None:
-            self._slots[name][:] = value
-            return
-        if name not in self._slots:
-            self._slots[name] = np.empty(self._codec.encoded_bytes(value.size), np.uint8)
-        _native.quantize(value, self._codec, self._slots[name])
+            return slot
+        value = arrays.zeros(slot, self._counts[name], "float32")
+        arrays.kernels(slot).dequantize(slot, self._codec, value)
+        return value

@@ -64,7 +64,8 @@ class GradientBucketer(Handle):
         with communicator_for(comm, process_group, settings) as (used, owns_comm):
             self._caps = (auto_mb(used.size) if bucket_mb is None else bucket_mb, first_bucket_mb)
             self._group(range(len(self._params) - 1, -1, -1))
-            state = GradientState(used, codec, named_parameters=self._names.items(), **mine)
+            mine.update(named_parameters=self._names.items(), may_be_unused=find_unused_parameters)
+            state = GradientState(used, codec, **mine)
             super().__init__(state, owns_comm)
             if broadcast_parameters:
                 broadcast(self._params, used)

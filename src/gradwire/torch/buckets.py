@@ -1,4 +1,4 @@
-"""Tensors grouped into flat buckets of one dtype each, as messages want them."""
+"""Tensors grouped into flat buckets of one dtype and device each, as messages want them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
+
+from . import device
 
 MB = 1 << 20
 FIRST_MB = 1.0
@@ -32,8 +34,7 @@ def named(parameters: Iterable[torch.Tensor | tuple[str, torch.Tensor]]) -> dict
             )
         if not p.requires_grad or id(p) in seen:
             continue
-        if p.device.type != "cpu":
-            raise ArgumentError(f"parameter {name} is on {p.device}; this version works on CPU gradients")
+        device.check(p.device, f"parameter {name}")
         seen.add(id(p))
         found[name] = p
     if not found:
@@ -52,7 +53,9 @@ class FlatBucket:
 
     def __init__(self, params: Sequence[torch.Tensor]) -> None:
         self.params = list(params)
-        self.flat = torch.zeros(sum(p.numel() for p in params), dtype=params[0].dtype)
+        self.flat = torch.zeros(
+            sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device
+        )
         self.views: list[torch.Tensor] = []
         at = 0
         for p in params:
@@ -71,26 +74,26 @@ def grouped(params: Sequence[torch.Tensor], cap_mb: float, first_mb: float) -> l
     is soon full, so that communication starts early."""
     if not (cap_mb > 0 and first_mb > 0):
         raise ArgumentError(f"sizes of buckets must be above 0 MiB, got {cap_mb} and {first_mb}")
-    open_: dict[torch.dtype, list[torch.Tensor]] = {}
+    open_: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     full: list[list[torch.Tensor]] = []
     for p in params:
-        members = open_.pop(p.dtype, [])
+        members = open_.pop((p.dtype, p.device), [])
         members.append(p)
         if sum(m.numel() * m.element_size() for m in members) >= (cap_mb if full else first_mb) * MB:
             full.append(members)
         else:
-            open_[p.dtype] = members  # at the end: the dict's order is that of last tensors
+            open_[p.dtype, p.device] = members  # at the end: the dict's order is that of last tensors
     return [FlatBucket(members) for members in (*full, *open_.values())]
 
 
 @torch.no_grad()
 def broadcast(tensors: Iterable[torch.Tensor], comm: Communicator, root: int = 0) -> None:
     """Every rank gets root's values, bit for bit."""
-    by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+    alike: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     for t in tensors:
         if t.numel():
-            by_dtype.setdefault(t.dtype, []).append(t)
-    for members in by_dtype.values():
+            alike.setdefault((t.dtype, t.device), []).append(t)
+    for members in alike.values():
         bucket = FlatBucket(members)
         for t, view in bucket:
             view.copy_(t)

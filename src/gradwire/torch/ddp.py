@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwire.communicator import Communicator
 from gradwire.errors import ArgumentError
 
+from . import device
 from .buckets import FIRST_MB, auto_mb
 from .handle import Handle, communicator_for
 from .hook import HookState, all_reduce_hook
@@ -77,11 +78,9 @@ def attach(
             f"attach() wants a DistributedDataParallel model, got {type(ddp).__name__}: wrap it first, or "
             "use gradwire.torch.GradientBucketer without DDP"
         )
-    devices = {p.device.type for p in ddp.parameters() if p.requires_grad}
-    if devices - {"cpu"}:
-        raise ArgumentError(
-            f"the hook works on CPU gradients in this version; the model has parameters on {devices}"
-        )
+    for name, p in ddp.named_parameters():
+        if p.requires_grad:
+            device.check(p.device, f"parameter {name}")
     if options.get("overlap") == "next-batch" and ddp.find_unused_parameters:
         raise ArgumentError(
             'overlap="next-batch" needs find_unused_parameters=False: DDP throws away what it holds for a '
@@ -103,6 +102,7 @@ def attach(
             codec,
             process_group=ddp.process_group,
             named_parameters=ddp.named_parameters(),
+            may_be_unused=ddp.find_unused_parameters or ddp.static_graph,
             **mine,
         )
         handle = _OfDDP(ddp, state, owns_comm)

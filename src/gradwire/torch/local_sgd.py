@@ -73,7 +73,8 @@ class DiLoCo(Handle):
         self._names, self._bucket_mb = names, bucket_mb
         mine, settings = of_state(options, given_comm=comm is not None)
         with communicator_for(comm, process_group, settings) as (used, owns_comm):
-            super().__init__(GradientState(used, codec, named_parameters=names.items(), **mine), owns_comm)
+            mine.update(named_parameters=names.items(), may_be_unused=False)
+            super().__init__(GradientState(used, codec, **mine), owns_comm)
             broadcast([*model.parameters(), *model.buffers()], used)
         self._anchors = self._buckets()  # the parameters of the last meeting
         self._drop_anchor()

@@ -116,7 +116,7 @@ class NextBatch:
         if not bool(state["next_batch"]):
             return
         for name, p in names.items():
-            saved = state[f"next_batch/{name}"].to(p.dtype, copy=True).reshape(-1)
+            saved = state[f"next_batch/{name}"].to(p.device, p.dtype, copy=True).reshape(-1)
             self._sent[id(p)] = (p, _Sent(saved, [p]), 0)
 
 

@@ -22,10 +22,10 @@ from gradwire.global_topk import GlobalTopK
 from gradwire.policy import Auto
 from gradwire.powersgd import Item, PowerSGD, matrix_shape
 
+from .device import Host
 from .residuals import BucketLoan, Residuals
 from .rules import Rules
-
-Held = list[tuple[torch.Tensor, torch.Tensor]]  # (slice of a residual, what was in it)
+from .silent import GiveBack, Silent, any_nonzero
 
 
 @dataclass
@@ -44,19 +44,8 @@ class Matrix:
     shape: tuple[int, int]
 
 
-def _any_nonzero(x: torch.Tensor) -> bool:
-    """Looks at ever longer pieces: a live gradient is recognised after a few elements, not after a full
-    pass."""
-    begin, length = 0, 64
-    while begin < x.numel():
-        if bool(x[begin : begin + length].any()):
-            return True
-        begin, length = begin + length, length * 8
-    return False
-
-
 class BucketPlan:
-    """Built once per bucket layout and stage."""
+    """Built once per bucket layout and stage. place: where the buffer lies."""
 
     def __init__(
         self,
@@ -64,9 +53,11 @@ class BucketPlan:
         buffer: torch.Tensor,
         rules: Rules,
         residuals: Residuals | None,
+        *,
+        place: Host,
         step: int = 0,
     ):
-        self.params = tuple(params)
+        self.params, self.place = tuple(params), place
         self.rules, self.stage = rules, rules.policy.stage(step)
         self.sections: list[Section] = []
         self.matrices: list[Matrix] = []
@@ -100,11 +91,11 @@ class BucketPlan:
             parts.append(p if feeds_back else p.numel())
             offset = end
         holes = [torch.arange(at, at + n) for at, n in dense]
-        self.holes = torch.cat(holes) if self.coded and holes else None
-        self.pack = torch.empty(self.holes.numel(), dtype=buffer.dtype) if self.holes is not None else None
+        self.holes = torch.cat(holes).to(buffer.device) if self.coded and holes else None
+        self.pack = buffer.new_empty(self.holes.numel()) if self.holes is not None else None
         self._residuals, self._parts = residuals, parts
         self._owes = True  # residuals, maybe, and nothing is being coded that takes them along
-        self._firsts = torch.tensor([at for at, _ in self.coded], dtype=torch.int64)
+        self._silent = Silent(self.coded, buffer.device)
 
     def fits(self, params: Sequence[torch.Tensor]) -> bool:
         return len(params) == len(self.params) and all(a is b for a, b in zip(params, self.params))
@@ -118,10 +109,10 @@ class BucketPlan:
         for offset, param in list(self._owing):
             values = flat[offset : offset + param.numel()]
             assert self._residuals is not None
-            owed = self._residuals.read(param)
+            owed = self._residuals.read(param).to(values.device)
             if not owed.any():
                 self._owing.remove((offset, param))
-            elif _any_nonzero(values):
+            elif any_nonzero(values):
                 pay(values, owed)
                 self._residuals.write(param, owed)
                 self._owing.remove((offset, param))
@@ -139,13 +130,13 @@ class BucketPlan:
         if self._residuals is None or not self.coded or not (codes or self._owes):
             return None
         self._owes = self._owes or codes
-        return self._residuals.lend(self._parts)
+        return self._residuals.lend(self._parts, self.place)
 
-    def pay_all(self, flat: torch.Tensor, loan: BucketLoan | None, held: Held) -> None:
+    def pay_all(self, flat: torch.Tensor, loan: BucketLoan | None, held: GiveBack | None) -> None:
         """Before a bucket of which nothing is coded."""
         if loan is not None:
             pay(flat, loan.flat)
-            self._owes = bool(held) or bool(loan.flat.any())
+            self._owes = held is not None or bool(loan.flat.any())
 
     def global_topk(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, timeout: Any) -> None:
         """Averages the sections of which the largest values travel, in place; returns when it is done."""
@@ -157,10 +148,9 @@ class BucketPlan:
                 value = loan.flat[s.begin : s.end].add_(values)
             else:
                 value = values.to(torch.float32, copy=True)
-            out = values if values.dtype == torch.float32 else torch.empty_like(value)
-            s.codec.reduce(comm, value.numpy(), out.numpy(), name=s.name, timeout=timeout)
-            if out is not values:
-                values.copy_(out)
+            here, out = _on_host(value, values)
+            s.codec.reduce(comm, here.numpy(), out.numpy(), name=s.name, timeout=timeout)
+            _put_back(here, value, out, values)
 
     def low_rank(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, **how: Any) -> None:
         """Averages the matrices, in place; returns when it is done."""
@@ -175,13 +165,12 @@ class BucketPlan:
                     value = loan.flat[place].add_(values)
                 else:
                     value = values.to(torch.float32, copy=True)
-                out = values if values.dtype == torch.float32 else torch.empty_like(value)
-                outs.append((values, out))
-                items.append(Item(m.name, value.view(m.shape).numpy(), out.view(m.shape).numpy()))
+                here, out = _on_host(value, values)
+                outs.append((here, value, out, values))
+                items.append(Item(m.name, here.view(m.shape).numpy(), out.view(m.shape).numpy()))
             reducer.reduce(comm, items, **how)
-            for values, out in outs:
-                if out is not values:
-                    values.copy_(out)
+            for moved in outs:
+                _put_back(*moved)
 
     def take_holes(self, flat: torch.Tensor) -> torch.Tensor | None:
         """Moves the dense elements out of `flat`, leaving zeros; returns them packed."""
@@ -192,32 +181,34 @@ class BucketPlan:
         return self.pack
 
     def restore(
-        self, flat: torch.Tensor, loan: BucketLoan | None, held: Held, pack: torch.Tensor | None
+        self, flat: torch.Tensor, loan: BucketLoan | None, held: GiveBack | None, pack: torch.Tensor | None
     ) -> None:
         """After the operations: puts back what `take_holes` and `hold_silent` took out, and the residual."""
-        for slice_, kept in held:
-            slice_.add_(kept)
+        if held is not None:
+            held()
         if self.holes is not None and pack is not None:
             flat.index_copy_(0, self.holes, pack)
         if loan is not None:
             loan.give_back()
 
-    def hold_silent(self, flat: torch.Tensor, loan: BucketLoan | None) -> Held:
-        """Takes the residual of parameters whose local gradient is all zero out of this operation.
-
-        Such a parameter was not used here (find_unused_parameters, a joined rank's empty buckets). If no
-        rank used it, DDP throws the result away, and a residual sent with it would be lost; nothing but
-        zeros tells the hook so. Returns (slice, kept values), to be added back by `restore` once the
-        operation is done."""
+    def hold_silent(self, flat: torch.Tensor, loan: BucketLoan | None) -> GiveBack | None:
+        """Takes the residual of parameters that were not used here out of this operation; `restore` brings it
+        back."""
         if loan is None:
-            return []
-        live = flat.index_select(0, self._firsts) != 0  # one probe per parameter settles nearly all of them
-        if bool(live.all()):
-            return []
-        held = []
-        for (offset, numel), alive in zip(self.coded, live.tolist()):
-            if not alive and not _any_nonzero(flat[offset : offset + numel]):
-                slice_ = loan.flat[offset : offset + numel]
-                held.append((slice_, slice_.clone()))
-                slice_.zero_()
-        return held
+            return None
+        hold = self._silent.hold if self.place.answers else self._silent.hold_unasked
+        return hold(flat, loan.flat)
+
+
+def _on_host(value: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For a reducer, which works in host memory: value, and room for the result, which is `values` itself if
+    that can take it. From a GPU they are copied, on the reaper's thread; it alone waits for that."""
+    here = value.cpu()
+    there = values.dtype == torch.float32 and values.device == here.device
+    return here, values if there else torch.empty_like(here)
+
+
+def _put_back(here: torch.Tensor, value: torch.Tensor, out: torch.Tensor, values: torch.Tensor) -> None:
+    value.copy_(here)  # does nothing if they are one
+    if out is not values:
+        values.copy_(out)

@@ -49,6 +49,15 @@ def prefixed(store: Any, prefix: str) -> Any:
     return _need("PrefixStore")(prefix, store)
 
 
+def largest(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The largest magnitude of each, as tensors of one element; in few kernels."""
+    norms = getattr(torch, "_foreach_norm", None)
+    if norms is None:
+        return [t.abs().amax() for t in tensors]
+    found: list[torch.Tensor] = norms(tensors, float("inf"))
+    return found
+
+
 def store_of(group: dist.ProcessGroup, prefix: str) -> Any:
     """The group's own store, under a prefix."""
     return prefixed(_need("_get_process_group_store")(group), prefix)

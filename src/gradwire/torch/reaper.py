@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -27,13 +28,23 @@ class Awaited(Protocol):
     def run(self) -> None: ...
 
 
+class Place(Protocol):
+    """Where the bucket lies: see `device.Host`."""
+
+    def in_line(self) -> AbstractContextManager[None]: ...
+    def future(self) -> torch.futures.Future[torch.Tensor]: ...
+    def wait(self, work: Waitable) -> None: ...
+
+
 class Pending:
     """One bucket on its way. `finish` (it must not raise) is called on the reaper thread with the first
     error or None."""
 
-    def __init__(self, result: torch.Tensor, finish: Callable[[Pending, Exception | None], None]) -> None:
-        self.future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        self.result = result
+    def __init__(
+        self, result: torch.Tensor, place: Place, finish: Callable[[Pending, Exception | None], None]
+    ) -> None:
+        self.future = place.future()
+        self.result, self.place = result, place
         self.works: list[Waitable] = []
         self.error: Exception | None = None  # an operation that could not even be submitted
         # called on the reaper thread: operations that must not be issued from the backward thread
@@ -43,6 +54,10 @@ class Pending:
         self._finish = finish
 
     def run(self) -> None:
+        with self.place.in_line():
+            self._run()
+
+    def _run(self) -> None:
         error = self.error
         try:
             self.submit()
@@ -50,7 +65,7 @@ class Pending:
             error = error or e
         for work in self.works:  # all of them, error or not: the arrays must outlive every operation on them
             try:
-                work.wait()
+                self.place.wait(work)
             except Exception as e:
                 error = error or e
         self._finish(self, error)

@@ -14,13 +14,15 @@ import torch
 
 from gradwire.feedback import ErrorFeedback, Loan
 
+from .device import Host
+
 
 class BucketLoan:
     """The residual of one bucket while its operation runs; `flat` shares memory with what is written back."""
 
-    def __init__(self, loan: Loan) -> None:
+    def __init__(self, loan: Loan, place: Host) -> None:
         self._loan = loan
-        self.flat = torch.from_numpy(loan.array)
+        self.flat = place.tensor(loan.array)
 
     def give_back(self) -> None:
         self._loan.give_back()
@@ -46,12 +48,14 @@ class Residuals:
         known = self._known.get(id(param))
         return known[1] if known is not None else self._enter(param, f"parameter {len(self._known)}")
 
-    def lend(self, parts: Sequence[torch.Tensor | int]) -> BucketLoan:
-        """One flat residual over parameters and gaps (elements that are not coded), in order."""
-        return BucketLoan(self.feedback.lend(*(p if isinstance(p, int) else self.name_of(p) for p in parts)))
+    def lend(self, parts: Sequence[torch.Tensor | int], place: Host) -> BucketLoan:
+        """One flat residual over parameters and gaps (elements that are not coded), in order, where the
+        gradients are."""
+        names = (p if isinstance(p, int) else self.name_of(p) for p in parts)
+        return BucketLoan(self.feedback.lend(*names, like=place.like), place)
 
     def read(self, param: torch.Tensor) -> torch.Tensor:
-        """A copy; zeros for a parameter that has lost nothing yet."""
+        """A copy in host memory; zeros for a parameter that has lost nothing yet."""
         return torch.from_numpy(self.feedback.read(self.name_of(param)))
 
     def write(self, param: torch.Tensor, value: torch.Tensor) -> None:

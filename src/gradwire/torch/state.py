@@ -25,6 +25,7 @@ from gradwire.policy import Policy
 from gradwire.powersgd import PowerSGD
 from gradwire.stages import Stages, warmup
 
+from . import device
 from .checkpoint import Checkpoint, clean_name
 from .next_batch import NextBatch
 from .plan import BucketPlan
@@ -53,7 +54,12 @@ class GradientState:
     convergence (see `next_batch.py`): measure it, warm the learning rate up, and use no GradScaler, whose
     scale would be of another step; PowerSGD and GlobalTopK then want a communicator that nothing else uses.
     process_group: DDP's, for sparse gradients. named_parameters: `model.named_parameters()`, needed for
-    state_dict and for a policy."""
+    state_dict and for a policy. may_be_unused: a parameter may be one that no rank used in a step; False
+    saves a look at every gradient.
+
+    Gradients are on the CPU or on CUDA devices, with the same results; residuals lie beside them, and a
+    checkpoint made on the one loads on the other. PowerSGD and GlobalTopK work in host memory: a GPU's
+    gradients are copied there and back, which the backward thread does not wait for."""
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class GradientState:
         timeout: float | None = None,
         process_group: dist.ProcessGroup | None = None,
         named_parameters: Iterable[tuple[str, torch.Tensor]] = (),
+        may_be_unused: bool = True,
     ) -> None:
         if overlap not in ("backward", "next-batch"):
             raise ArgumentError(f'overlap must be "backward" or "next-batch", got {overlap!r}')
@@ -86,6 +93,8 @@ class GradientState:
         self.rules = Rules(codec, names, dense_1d, min_numel)
         self.timeout = timeout
         self.process_group = process_group
+        self.may_be_unused = may_be_unused
+        self._places: dict[torch.device, device.Host] = {}
         self.trace: HookTrace | None = None
         coded = {name: p for name, p in names.items() if self.rules.may_code(p)}
         self.residuals = Residuals(residual, coded) if error_feedback and self.rules.lossy else None
@@ -148,7 +157,7 @@ class GradientState:
         else:
             sent = self.next_batch.exchange(flat, params)
             sent.future = self._submit(key, sent.flat, params).future
-            future = torch.futures.Future()
+            future = self._place(flat.device).future()
             future.set_result(flat)
         if self.trace is not None:
             self.trace.submitted(time.monotonic())
@@ -180,7 +189,15 @@ class GradientState:
 
     def _submit(self, key: object, buffer: torch.Tensor, params: Sequence[torch.Tensor]) -> Pending:
         now = time.monotonic()
-        pending = Pending(buffer, lambda p, error: self._finish(p, error, key))
+        place = self._place(buffer.device)
+        pending = Pending(buffer, place, lambda p, error: self._finish(p, error, key))
+        with place.behind_caller(buffer):
+            self._begin(pending, key, params, now)
+        self._reaper.put(pending)
+        return pending
+
+    def _begin(self, pending: Pending, key: object, params: Sequence[torch.Tensor], now: float) -> None:
+        buffer = pending.result
         try:
             if buffer.is_sparse:
                 self._submit_sparse(pending)
@@ -198,28 +215,31 @@ class GradientState:
                     submit()
         except Exception as error:
             pending.error = error
-        self._reaper.put(pending)
-        return pending
+
+    def _place(self, of: torch.device) -> device.Host:
+        if of not in self._places:
+            self._places[of] = device.place_of(of)
+        return self._places[of]
 
     def _submit_dense(self, pending: Pending, key: object, params: Sequence[torch.Tensor], step: int) -> None:
         flat = pending.result
         plan = self._plan(key, flat, params, step)
         plan.settle(flat)
         if not plan.coded:
-            pending.works.append(self._all_reduce(flat, None, None))
+            pending.works.append(self._all_reduce(plan.place, flat, None, None))
             return
         codecs = plan.codecs(flat, self.comm)
         codes = bool(plan.matrices) or any(codec is not None for codec in codecs)
         loan = plan.lend(codes)
-        held = plan.hold_silent(flat, loan)
+        held = plan.hold_silent(flat, loan) if self.may_be_unused else None
         pack = plan.take_holes(flat) if codes else None
         pending.unpack = lambda: plan.restore(flat, loan, held, pack)
         if not codes:  # "auto" takes nothing: the bucket goes as if it had no sections
             plan.pay_all(flat, loan, held)
-            pending.works.append(self._all_reduce(flat, None, None))
+            pending.works.append(self._all_reduce(plan.place, flat, None, None))
             return
         if pack is not None:
-            pending.works.append(self._all_reduce(pack, None, None))
+            pending.works.append(self._all_reduce(plan.place, pack, None, None))
         for s, codec in zip(plan.sections, codecs):
             if isinstance(codec, GlobalTopK):
                 continue
@@ -227,17 +247,20 @@ class GradientState:
             residual = None if loan is None else loan.flat[s.begin : s.end]
             if codec is None and residual is not None:
                 pay(values, residual)
-            pending.works.append(self._all_reduce(values, codec, residual if codec is not None else None))
+            owed = residual if codec is not None else None
+            pending.works.append(self._all_reduce(plan.place, values, codec, owed))
         plan.global_topk(flat, loan, self.comm, self.timeout)
         plan.low_rank(flat, loan, self.comm, timeout=self.timeout, algorithm=self.algorithm)
 
-    def _all_reduce(self, x: torch.Tensor, codec: Codec | None, residual: torch.Tensor | None) -> Any:
+    def _all_reduce(
+        self, place: device.Host, x: torch.Tensor, codec: Codec | None, residual: torch.Tensor | None
+    ) -> Any:
         return self.comm.all_reduce(
-            x,
+            place.array(x),
             op="avg",
             codec=codec,
             algorithm=self.algorithm,
-            residual=residual,
+            residual=None if residual is None else place.array(residual),
             async_op=True,
             timeout=self.timeout,
         )
@@ -256,14 +279,18 @@ class GradientState:
     def _plan(self, key: object, flat: torch.Tensor, params: Sequence[torch.Tensor], step: int) -> BucketPlan:
         plan = self._plans.get(key)
         if plan is not None and plan.fits(params) and not plan.of_stage(self.rules, step):
-            plan = self._plans[key] = BucketPlan(params, flat, self.rules, self.residuals, step)
+            plan = self._plans[key] = self._new_plan(flat, params, step)
         elif plan is None or not plan.fits(params):
             # DDP has regrouped: plans that still name one of these parameters describe buckets that no
             # longer exist.
             moved = {id(p) for p in params}
             self._plans = {k: v for k, v in self._plans.items() if not moved & {id(p) for p in v.params}}
-            plan = self._plans[key] = BucketPlan(params, flat, self.rules, self.residuals, step)
+            plan = self._plans[key] = self._new_plan(flat, params, step)
         return plan
+
+    def _new_plan(self, flat: torch.Tensor, params: Sequence[torch.Tensor], step: int) -> BucketPlan:
+        place = self._place(flat.device)
+        return BucketPlan(params, flat, self.rules, self.residuals, place=place, step=step)
 
     # -- completion and errors -------------------------------------------------------------------------------
 
