@@ -25,14 +25,18 @@ GW_DEVICE void hadamard(float (&y)[kValues], uint32_t lane) {
       }
 }
 
-// Element j of a block has bit j / 16 of the number drawn for element j % 16. `block`: the place of the block.
-GW_DEVICE void flip(float (&y)[kValues], const Key& key, uint64_t block, uint32_t lane, float factor) {
+// The signs of a lane's values, a bit each. Element j of a block has bit j / 16 of the number drawn for element j % 16. `block`:
+// the place of the block.
+GW_DEVICE uint32_t signs_of(const Key& key, uint64_t block, uint32_t lane) {
   const Draws draws = key.at(block);
   const uint32_t in_block = lane % kLanes;
-  for (uint32_t k = 0; k < kValues; ++k) {
-    const uint32_t sign = (draws(in_block % 2 * kValues + k) << (31 - in_block / 2)) & 0x80000000u;
-    y[k] = float_of(bits_of(y[k]) ^ sign) * factor;
-  }
+  uint32_t signs = 0;
+  for (uint32_t k = 0; k < kValues; ++k)
+    signs |= (draws(in_block % 2 * kValues + k) >> (in_block / 2) & 1u) << k;
+  return signs;
+}
+GW_DEVICE void flip(float (&y)[kValues], uint32_t signs, float factor) {
+  for (int k = 0; k < kValues; ++k) y[k] = float_of(bits_of(y[k]) ^ (signs >> k << 31)) * factor;
 }
 
 class RotatedRow {
@@ -55,30 +59,35 @@ class RotatedRow {
     float y[kValues];
     for (int k = 0; k < kValues; ++k) y[k] = v[k];
     // 2^-7 makes up for the transform's two times 128, and keeps large values from overflowing in it
-    flip(y, key_, block_of(r), r.lane, 0x1p-7f);
+    const uint32_t signs = signs_of(r);
+    flip(y, signs, 0x1p-7f);
     hadamard(y, r.lane);
     uint32_t stat = 0;
     for (int k = 0; k < kValues; ++k) stat = max_of(stat, statistic(y[k]));
     const Scale scale = Grid::scale(block_max(stat, kLanes));
     const bool nan = scale.bits == kNanScale;
+    int fine[kValues];
     uint8_t code[kValues];
+    for (int k = 0; k < kValues; ++k) {
+      fine[k] = code_of<8>(y[k], scale.inverse);
+      code[k] = nan ? 0 : Grid::code(tables_, fine[k], 0);
+    }
+    pack_row<4>(code, r.codes, kBlock, kBytes, r.payload + 2, r.lane);
+    // codes are read back from now on, to free the registers that they were in
+    const uint2 codes = *reinterpret_cast<const uint2*>(r.codes + r.lane * kValues);
+    __builtin_memcpy(code, &codes, kValues);
     int over = 0, under = 0;
     for (int k = 0; k < kValues; ++k) {
-      const int fine = code_of<8>(y[k], scale.inverse);
-      code[k] = Grid::code(tables_, fine, 0);
       const int level = Grid::level(tables_, code[k]);
-      over += fine * (unbiased_ ? fine : level);
-      under += (unbiased_ ? fine : level) * level;
+      over += fine[k] * (unbiased_ ? fine[k] : level);
+      under += (unbiased_ ? fine[k] : level) * level;
     }
     over = block_sum(over, kLanes);
     under = block_sum(under, kLanes);
     const uint32_t bits = nan ? kNanScale : fitted_bits(over, under, scale.d);
-    if (nan)
-      for (int k = 0; k < kValues; ++k) code[k] = 0;
     if (r.lane % kLanes == 0) put_half(r.payload + r.lane / kLanes * kBytes, bits);
-    pack_row<4>(code, r.codes, kBlock, kBytes, r.payload + 2, r.lane);
     if (!r.wants_loss) return;
-    restore(r, code, bits, y);
+    restore(r, codes, bits, signs, y);
     for (int k = 0; k < kValues; ++k) lost[k] = finite_or_zero(v[k] - y[k]);
   }
 
@@ -86,17 +95,23 @@ class RotatedRow {
     const uint8_t* block = r.payload + r.lane / kLanes * kBytes;
     uint8_t code[kValues];
     unpack_eight<4>(block + 2, kBlock, r.lane % kLanes * kValues, code);
-    restore(r, code, get_half(block), v);
+    uint2 codes;
+    __builtin_memcpy(&codes, code, kValues);
+    restore(r, codes, get_half(block), signs_of(r), v);
   }
 
  private:
-  static GW_DEVICE uint64_t block_of(const Row& r) { return r.element - r.lane % kLanes * kValues; }
-  GW_DEVICE void restore(const Row& r, const uint8_t (&code)[kValues], uint32_t bits,
+  GW_DEVICE uint32_t signs_of(const Row& r) const {
+    return cuda::signs_of(key_, r.element - r.lane % kLanes * kValues, r.lane);
+  }
+  GW_DEVICE void restore(const Row& r, uint2 codes, uint32_t bits, uint32_t signs,
                          float (&y)[kValues]) const {
     const float d = float_of(bits << 16);
+    uint8_t code[kValues];
+    __builtin_memcpy(code, &codes, kValues);
     for (int k = 0; k < kValues; ++k) y[k] = static_cast<float>(Grid::level(tables_, code[k])) * d;
     hadamard(y, r.lane);
-    flip(y, key_, block_of(r), r.lane, 1.0f);
+    flip(y, signs, 1.0f);
     if (d != d)
       for (int k = 0; k < kValues; ++k) y[k] = float_of(0x7fc00000u);
   }
