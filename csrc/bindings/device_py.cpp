@@ -10,6 +10,7 @@
 #include "bindings/device_array.hpp"
 #include "bindings/view_py.hpp"
 #include "codec/codec.hpp"
+#include "codec/sample.hpp"
 #include "cuda/gpu.hpp"
 
 namespace py = pybind11;
@@ -127,21 +128,63 @@ void store(py::handle values, py::handle array, float scale, py::handle rounded_
              floats_or_null("rounded_off", x, rounded_off));
 }
 
-void topk(py::handle array, size_t k, py::handle values, py::handle indices, py::handle scratch) {
-  const View x = on_gpu(array, "x", false), v = on_gpu(values, "values", true),
-             i = on_gpu(indices, "indices", true), s = on_gpu(scratch, "scratch", true);
+// Elements of x and where they are.
+struct Elements {
+  View values, places;
+};
+Elements elements_of(const View& x, py::handle values, py::handle places, bool write_values,
+                     bool write_places) {
+  const Elements e{on_gpu(values, "values", write_values), on_gpu(places, "indices", write_places)};
+  if (e.values.dtype != DType::f32 || e.places.dtype != DType::i64)
+    fail_argument("values must be float32 and indices int64");
+  check_count("indices", e.values.count, e.places.count);
+  check_device("values", x, e.values);
+  check_device("indices", x, e.places);
+  return e;
+}
+void check_k(const View& x, size_t k) {
   if (k > x.count)
     fail_argument("k must be at most " + std::to_string(x.count) + ", the number of elements; got " +
                   std::to_string(k));
-  if (v.dtype != DType::f32 || i.dtype != DType::i64)
-    fail_argument("values must be float32 and indices int64");
-  check_count("values", k, v.count);
-  check_count("indices", k, i.count);
-  check_device("values", x, v);
-  check_device("indices", x, i);
+}
+
+void topk(py::handle array, size_t k, py::handle values, py::handle indices, py::handle scratch) {
+  const View x = on_gpu(array, "x", false), s = on_gpu(scratch, "scratch", true);
+  check_k(x, k);
+  const Elements kept = elements_of(x, values, indices, true, true);
+  check_count("values", k, kept.values.count);
   check_bytes("scratch", x, s, gpu::topk_bytes(x.count, k));
   py::gil_scoped_release released;
-  gpu::topk(x, v, i, s.data);
+  gpu::topk(x, kept.values, kept.places, s.data);
+}
+
+size_t select_at_least(py::handle array, float threshold, py::handle values, py::handle indices,
+                       py::handle scratch) {
+  const View x = on_gpu(array, "x", false), s = on_gpu(scratch, "scratch", true);
+  const Elements kept = elements_of(x, values, indices, true, true);
+  if (!(threshold > 0)) fail_argument("threshold must be above 0");
+  check_bytes("scratch", x, s, gpu::topk_bytes(x.count, kept.values.count));
+  py::gil_scoped_release released;
+  return gpu::at_least(x, threshold, kept.values, kept.places, s.data);
+}
+
+// The choice does not depend on the values: it is made here, as on the CPU, and sent to the GPU.
+void randk(py::handle array, uint64_t seed, uint64_t step, py::handle values, py::handle indices) {
+  const View x = on_gpu(array, "x", false);
+  const Elements kept = elements_of(x, values, indices, true, true);
+  check_k(x, kept.values.count);
+  py::gil_scoped_release released;
+  std::vector<int64_t> chosen(kept.places.count);
+  sample_indices(seed, step, x.count, chosen.size(), chosen.data());
+  if (chosen.empty()) return;
+  gpu::copy(x.device, kept.places.data, chosen.data(), kept.places.bytes(), x.stream);
+  gpu::gather(x, kept.places, kept.values);
+}
+
+void scatter(py::handle values, py::handle indices, py::handle array, bool add) {
+  const View x = on_gpu(array, "x", true);
+  const Elements from = elements_of(x, values, indices, false, false);
+  gpu::scatter(from.values, from.places, x, add);
 }
 
 }  // namespace
@@ -167,6 +210,11 @@ void register_device(py::module_& m) {
   g.def("clear", &clear, py::arg("x"));
   g.def("topk_bytes", &gpu::topk_bytes, py::arg("count"), py::arg("k"));
   g.def("topk", &topk, py::arg("x"), py::arg("k"), py::arg("values"), py::arg("indices"), py::arg("scratch"));
+  g.def("select_at_least", &select_at_least, py::arg("x"), py::arg("threshold"), py::arg("values"),
+        py::arg("indices"), py::arg("scratch"));
+  g.def("randk", &randk, py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("values"),
+        py::arg("indices"));
+  g.def("scatter", &scatter, py::arg("values"), py::arg("indices"), py::arg("x"), py::arg("add") = false);
   g.def("load", &load, py::arg("x"), py::arg("values"), py::arg("residual") = py::none(),
         py::arg("add") = false);
   g.def("store", &store, py::arg("values"), py::arg("x"), py::arg("scale") = 1.0f,

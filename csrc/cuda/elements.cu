@@ -51,8 +51,34 @@ int run(void (*kernel)(gw_cuda_elements), const gw_cuda_elements& e) {
                 static_cast<cudaStream_t>(e.stream), e);
 }
 
+struct Places {
+  gw_cuda_places p;
+  bool scatters, adds;
+};
+__global__ void __launch_bounds__(kThreads) move_places(Places c) {
+  const auto dtype = static_cast<DType>(c.p.x.dtype);
+  const uint64_t step = uint64_t{gridDim.x} * kThreads;
+  for (uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x; i < c.p.places_count; i += step) {
+    const auto at = static_cast<uint64_t>(c.p.places[i]);
+    if (at >= c.p.count) continue;
+    if (!c.scatters)
+      c.p.values[i] = load_one(dtype, c.p.x.data, at);
+    else
+      store_one(dtype, c.p.x.data, at,
+                c.adds ? sum_of(load_one(dtype, c.p.x.data, at), c.p.values[i]) : c.p.values[i]);
+  }
+}
+int run_places(const Places& c) {
+  if (c.p.places_count == 0) return 0;
+  const uint64_t blocks = (c.p.places_count + kThreads - 1) / kThreads, most = most_blocks(c.p.device);
+  return launch(move_places, {static_cast<unsigned>(blocks < most ? blocks : most), 1, 1}, kThreads,
+                static_cast<cudaStream_t>(c.p.stream), c);
+}
+
 }  // namespace
 
+int run_gather(const gw_cuda_places& p) { return run_places({p, false, false}); }
+int run_scatter(const gw_cuda_places& p, bool add) { return run_places({p, true, add}); }
 int run_load(const gw_cuda_elements& e) { return run(load_eights, e); }
 int run_store(const gw_cuda_elements& e) { return run(store_eights, e); }
 

@@ -246,14 +246,47 @@ bool has_kernels(const Codec& codec, DType dtype, int device) {
 }
 
 size_t topk_bytes(size_t count, size_t k) { return table().topk_bytes(count, k); }
-void topk(const View& x, const View& values, const View& indices, void* scratch) {
+namespace {
+gw_cuda_topk selection_of(const View& x, const View& values, const View& indices, void* scratch) {
   check_dtype(x);
   if (x.count >> 31)
     fail_argument("on a GPU topk takes fewer than 2^31 elements, got " + std::to_string(x.count));
-  const gw_cuda_topk t{
-      {x.data, static_cast<uint32_t>(x.dtype)}, x.count, values.count, static_cast<float*>(values.data),
-      static_cast<int64_t*>(indices.data),      scratch, x.device,     x.stream};
+  return {{x.data, static_cast<uint32_t>(x.dtype)}, x.count, values.count, static_cast<float*>(values.data),
+          static_cast<int64_t*>(indices.data),      scratch, x.device,     x.stream};
+}
+gw_cuda_places places_of(const View& x, const View& places, const View& values) {
+  check_dtype(x);
+  return {{x.data, static_cast<uint32_t>(x.dtype)},
+          x.count,
+          static_cast<const int64_t*>(places.data),
+          static_cast<float*>(values.data),
+          places.count,
+          x.device,
+          x.stream};
+}
+}  // namespace
+
+void topk(const View& x, const View& values, const View& indices, void* scratch) {
+  const gw_cuda_topk t = selection_of(x, values, indices, scratch);
   check(table().topk(&t), "selecting");
+}
+size_t at_least(const View& x, float threshold, const View& values, const View& indices, void* scratch) {
+  const gw_cuda_topk t = selection_of(x, values, indices, scratch);
+  uint32_t found = 0;
+  void* there = allocate(x.device, sizeof(found));
+  const int error = table().at_least(&t, threshold, static_cast<uint32_t*>(there));
+  if (!error) copy(x.device, &found, there, sizeof(found), x.stream);
+  release(x.device, there);
+  check(error, "selecting");
+  return found;
+}
+void gather(const View& x, const View& places, const View& values) {
+  const gw_cuda_places p = places_of(x, places, values);
+  check(table().gather(&p), "gathering");
+}
+void scatter(const View& values, const View& places, const View& x, bool add) {
+  const gw_cuda_places p = places_of(x, places, values);
+  check(table().scatter(&p, add), "scattering");
 }
 
 Graph::Graph(const Stream& stream) : device_(stream.device()), recorded_on_(stream.get()) {
@@ -288,8 +321,10 @@ void describe(const Codec* codec, gw_cuda_exchange& e) {
   e.lossy = codec && codec->lossy();
   int blocks;
   if (table().most_blocks(&e, &blocks) == GW_CUDA_NO_KERNEL)
-    fail_argument("codec " + codec->description() +
-                  " has no kernels that exchange values between ranks of a GPU");
+    fail_argument(
+        "codec " + codec->description() +
+        " has no kernels that exchange values between ranks of a GPU: its size depends on the values. "
+        "Use one of a fixed size, such as int4 or topk");
 }
 int most_blocks(const gw_cuda_exchange& e) {
   int blocks = 0;

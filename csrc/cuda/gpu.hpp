@@ -108,6 +108,13 @@ bool has_kernels(const Codec& codec, DType dtype, int device);
 // aligned to 16, which may be freed in the order of x's stream.
 size_t topk_bytes(size_t count, size_t k);
 void topk(const View& x, const View& values, const View& indices, void* scratch);
+// The magnitudes of x that are at least `threshold` > 0, in index order, as far as there is room for them in values and indices;
+// returns how many there are, for which it waits. scratch as for topk.
+size_t at_least(const View& x, float threshold, const View& values, const View& indices, void* scratch);
+// values[i] = x[places[i]], and the reverse; with add x[places[i]] += values[i]. values float32, places int64, each place once
+// and inside x.
+void gather(const View& x, const View& places, const View& values);
+void scatter(const View& values, const View& places, const View& x, bool add);
 
 // Memory of `allocate` for other processes of this host, and theirs for this one.
 gw_cuda_handle share(int device, void* p);

@@ -15,10 +15,13 @@ int run_randk(const Task& task);
 
 uint64_t select_bytes(uint64_t count, uint64_t k);
 int run_select(const gw_cuda_topk& topk);
+int run_at_least(const gw_cuda_topk& topk, float threshold, uint32_t* found);
 
 // No codec: elements.cu.
 int run_load(const gw_cuda_elements& e);
 int run_store(const gw_cuda_elements& e);
+int run_gather(const gw_cuda_places& p);
+int run_scatter(const gw_cuda_places& p, bool add);
 // No codec: peer_values.cu. most, if not null: only how many of its blocks run at once.
 int run_values(const gw_cuda_exchange& e, int* most);
 

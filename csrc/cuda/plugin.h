@@ -67,6 +67,17 @@ typedef struct gw_cuda_topk {
   void* stream;
 } gw_cuda_topk;
 
+/* Single elements of an array, by places in it; a place outside is passed over. Scattering wants each place once. */
+typedef struct gw_cuda_places {
+  gw_cuda_array x;
+  uint64_t count; /* of x */
+  const int64_t* places;
+  float* values;
+  uint64_t places_count;
+  int32_t device;
+  void* stream;
+} gw_cuda_places;
+
 /* ---- ranks that read one another's memory (comm/peer_program.hpp makes the units) */
 enum { GW_MOST_PEERS = 16, GW_PEER_HEAD = 32 /* words in front of the first row of signals: the faults */ };
 #define GW_NO_PLACE (~0ull)
@@ -163,6 +174,11 @@ typedef struct gw_cuda_table {
   int (*share)(int device, void* p, gw_cuda_handle* handle);
   int (*open_shared)(int device, const gw_cuda_handle* handle, void** p);
   int (*close_shared)(int device, void* p);
+  int (*gather)(const gw_cuda_places* p);           /* values[i] = x[places[i]] */
+  int (*scatter)(const gw_cuda_places* p, int add); /* the reverse; add: x[places[i]] += values[i] */
+  /* The magnitudes of x that are at least `threshold`, above 0, in index order, of which the first k are written; how many
+   * there are is written to found, device memory. scratch as for topk. */
+  int (*at_least)(const gw_cuda_topk* t, float threshold, uint32_t* found);
 } gw_cuda_table;
 
 /* 0; or 1 if `version` is not the plug-in's or `size` is larger than its table. */

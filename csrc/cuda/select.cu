@@ -38,6 +38,8 @@ struct SelectCall {
   uint32_t *bits, *places;  // [capacity]: the candidates
   float* values;            // [k]
   int64_t* indices;
+  uint32_t bound;   // of Kept::at_least: the least magnitude
+  uint32_t* total;  // of Kept::at_least: how many
 };
 
 // What a step reads: the array, or the candidates.
@@ -129,20 +131,26 @@ struct KeepShared {
   Together::Shared together;
 };
 
-// Final: the result; else the candidates.
-template <bool Final>
+enum class Kept { candidates, result, at_least };
+
+// What it writes: the candidates, the result, or what is at least c.bound, as far as there is room for it.
+template <Kept What>
 __global__ void __launch_bounds__(kThreads, 2) keep(SelectCall c) {
+  constexpr bool kFinal = What == Kept::result;
   auto& shared = shared_memory<KeepShared>();
   Together together(shared.together);
-  if (!Final && c.found->direct) return;
-  const Source from(c, !Final || c.found->direct);
+  if (What == Kept::candidates && c.found->direct) return;
+  const Source from(c, !kFinal || c.found->direct);
   // sizes are magnitudes + 1, and 0 behind the end
-  const uint32_t bound = Final ? c.found->prefix + 1 : c.found->prefix << kShift[0];
-  uint32_t wanted = 0;  // ties
-  if constexpr (Final) wanted = c.found->rest;
+  uint32_t bound = c.bound, wanted = 0;  // wanted: ties
+  if constexpr (What == Kept::candidates) bound = c.found->prefix << kShift[0];
+  if constexpr (kFinal) {
+    bound = c.found->prefix + 1;
+    wanted = c.found->rest;
+  }
   constexpr uint32_t kHalf = kThreads * kValues;
   for (;;) {
-    if (threadIdx.x == 0) shared.tile = atomicAdd(c.found->tickets + Final, 1u);
+    if (threadIdx.x == 0) shared.tile = atomicAdd(c.found->tickets + kFinal, 1u);
     __syncthreads();
     const uint32_t tile = shared.tile;
     if (size_t{tile} * kTile >= from.count) return;
@@ -163,8 +171,11 @@ __global__ void __launch_bounds__(kThreads, 2) keep(SelectCall c) {
     const uint64_t before = together.before(mine, all);
     if (threadIdx.x < 32) {
       const uint64_t counts = uint64_t{field(all, 2) + field(all, 3)} << 31 | (field(all, 0) + field(all, 1));
-      const uint64_t sum = sum_before(c.tiles[Final], tile, counts);
+      const uint64_t sum = sum_before(c.tiles[kFinal], tile, counts);
       if (threadIdx.x == 0) shared.before = sum;
+      if constexpr (What == Kept::at_least)
+        if (threadIdx.x == 0 && (size_t{tile} + 1) * kTile >= from.count)
+          *c.total = static_cast<uint32_t>((sum + counts) & 0x7fffffffu);
     }
     __syncthreads();
     GW_UNROLL
@@ -178,12 +189,12 @@ __global__ void __launch_bounds__(kThreads, 2) keep(SelectCall c) {
         const bool tie = size == bound;
         if (size > bound || (tie && ties < wanted)) {
           const size_t at = begin + p * kHalf + k, to = above + min_of(ties, wanted);
-          if constexpr (Final) {
-            c.values[to] = v[p][k];
-            c.indices[to] = static_cast<int64_t>(from.places ? from.places[at] : at);
-          } else {
+          if constexpr (What == Kept::candidates) {
             c.bits[to] = bits_of(v[p][k]);
             c.places[to] = static_cast<uint32_t>(at);
+          } else if (What == Kept::result || to < c.k) {
+            c.values[to] = v[p][k];
+            c.indices[to] = static_cast<int64_t>(from.places ? from.places[at] : at);
           }
         }
         above += size > bound;
@@ -206,16 +217,7 @@ struct Layout {
   size_t bytes() const { return zeros + 2 * sizeof(uint32_t) * capacity; }
 };
 
-}  // namespace
-
-uint64_t select_bytes(uint64_t count, uint64_t k) { return Layout(count, k).bytes(); }
-
-int run_select(const gw_cuda_topk& t) {
-  if (t.count >> 31 || t.k > t.count) return cudaErrorInvalidValue;
-  if (t.k == 0) return 0;
-  const Layout layout(t.count, t.k);
-  const auto stream = static_cast<cudaStream_t>(t.stream);
-  if (const int error = cudaMemsetAsync(t.scratch, 0, layout.zeros, stream)) return error;
+SelectCall call_of(const gw_cuda_topk& t, const Layout& layout) {
   auto* at = static_cast<unsigned char*>(t.scratch);
   const auto next = [&](size_t bytes) {
     unsigned char* here = at;
@@ -237,18 +239,45 @@ int run_select(const gw_cuda_topk& t) {
   c.values = t.values;
   c.indices = t.indices;
   static_assert(alignof(Found) == alignof(uint32_t));
-  const size_t most = most_blocks(t.device);
-  const dim3 grid{static_cast<unsigned>(min_of(layout.tiles, most)), 1, 1};
-  int error = 0;
+  return c;
+}
+
+dim3 grid_of(const gw_cuda_topk& t, const Layout& layout) {
+  return {static_cast<unsigned>(min_of(layout.tiles, size_t{most_blocks(t.device)})), 1, 1};
+}
+
+}  // namespace
+
+uint64_t select_bytes(uint64_t count, uint64_t k) { return Layout(count, k).bytes(); }
+
+int run_select(const gw_cuda_topk& t) {
+  if (t.count >> 31 || t.k > t.count) return cudaErrorInvalidValue;
+  if (t.k == 0) return 0;
+  const Layout layout(t.count, t.k);
+  const auto stream = static_cast<cudaStream_t>(t.stream);
+  int error = cudaMemsetAsync(t.scratch, 0, layout.zeros, stream);
+  const SelectCall c = call_of(t, layout);
   const auto run = [&](auto* kernel) {
-    if (!error) error = launch(kernel, grid, kThreads, stream, c);
+    if (!error) error = launch(kernel, grid_of(t, layout), kThreads, stream, c);
   };
   run(count_bits<0>);
-  run(keep<false>);
+  run(keep<Kept::candidates>);
   run(count_bits<1>);
   run(count_bits<2>);
-  run(keep<true>);
+  run(keep<Kept::result>);
   return error;
+}
+
+int run_at_least(const gw_cuda_topk& t, float threshold, uint32_t* found) {
+  if (t.count >> 31 || !(threshold > 0)) return cudaErrorInvalidValue;
+  const Layout layout(t.count, t.k);
+  const auto stream = static_cast<cudaStream_t>(t.stream);
+  if (t.count == 0) return cudaMemsetAsync(found, 0, sizeof(*found), stream);
+  if (const int error = cudaMemsetAsync(t.scratch, 0, layout.zeros, stream)) return error;
+  SelectCall c = call_of(t, layout);
+  c.bound = bits_of(threshold);
+  c.total = found;
+  return launch(keep<Kept::at_least>, grid_of(t, layout), kThreads, stream, c);
 }
 
 }  // namespace gw::cuda

@@ -113,6 +113,16 @@ int topk(const gw_cuda_topk* t) {
   return On(t->device).run([&] { return run_select(*t); });
 }
 
+int at_least(const gw_cuda_topk* t, float threshold, uint32_t* found) {
+  return On(t->device).run([&] { return run_at_least(*t, threshold, found); });
+}
+int gather(const gw_cuda_places* p) {
+  return On(p->device).run([&] { return run_gather(*p); });
+}
+int scatter(const gw_cuda_places* p, int add) {
+  return On(p->device).run([&] { return run_scatter(*p, add != 0); });
+}
+
 Task task_of(const gw_cuda_codec& codec, const gw_cuda_piece& piece, const gw_cuda_array& array,
              const void* payload) {
   Task t{};
@@ -129,15 +139,17 @@ Task task_of(const gw_cuda_codec& codec, const gw_cuda_piece& piece, const gw_cu
   t.call.key = Key(codec.seed, piece.step, piece.stream_id).key;
   return t;
 }
+// By whichever family the codec is of.
+int run_family(const Task& t) {
+  for (const auto family : {run_cast, run_quant, run_scaled, run_rotated, run_nvfp4, run_topk, run_randk})
+    if (const int result = family(t); result != GW_CUDA_NO_KERNEL) return result;
+  return GW_CUDA_NO_KERNEL;
+}
 int run(const Task& t) {
   if (t.call.count == 0) return 0;
   if (t.call.dtype != DType::f32 && t.call.dtype != DType::bf16 && t.call.dtype != DType::f16)
     return cudaErrorInvalidValue;
-  return On(t.where.device).run([&] {
-    for (const auto family : {run_cast, run_quant, run_scaled, run_rotated, run_nvfp4, run_topk, run_randk})
-      if (const int result = family(t); result != GW_CUDA_NO_KERNEL) return result;
-    return static_cast<int>(GW_CUDA_NO_KERNEL);
-  });
+  return On(t.where.device).run([&] { return run_family(t); });
 }
 int encode(const gw_cuda_codec* codec, const gw_cuda_piece* piece, gw_cuda_array x, gw_cuda_residual residual,
            void* payload) {
@@ -161,9 +173,7 @@ int run_peers(const gw_cuda_exchange& e, int* most) {
     Task t = task_of(e.codec, {}, {nullptr, e.dtype}, nullptr);
     t.where.exchange = &e;
     t.where.most = most;
-    for (const auto family : {run_cast, run_quant, run_scaled, run_rotated})
-      if (const int result = family(t); result != GW_CUDA_NO_KERNEL) return result;
-    return static_cast<int>(GW_CUDA_NO_KERNEL);
+    return run_family(t);
   });
 }
 int synchronize_device(int device) {
@@ -255,7 +265,10 @@ extern "C" __attribute__((visibility("default"))) int gradwire_cuda_table(uint32
                                       graph_destroy,
                                       share,
                                       open_shared,
-                                      close_shared};
+                                      close_shared,
+                                      gather,
+                                      scatter,
+                                      at_least};
   if (version != GW_CUDA_VERSION || size > sizeof(table)) return 1;
   std::memcpy(out, &table, size);
   return 0;

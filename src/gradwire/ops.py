@@ -2,10 +2,10 @@
 
 Each takes NumPy arrays, torch tensors, or anything with DLPack or the buffer protocol, and gives equal bytes
 for equal values. With `out=` (and friends) nothing of the arrays' size is allocated. quantize, dequantize,
-error_feedback and topk take arrays in GPU memory as well (torch, CuPy, `__cuda_array_interface__`), all of a
-call on one GPU: the work is put on the caller's current stream and not waited for, and the bytes are the
-CPU's. The others raise ArgumentError for them. `import gradwire.torch` makes the same available to
-torch.compile as torch.ops.gradwire.*.
+error_feedback, topk and randk take arrays in GPU memory as well (torch, CuPy,
+`__cuda_array_interface__`), all of a call on one GPU: the work is put on the caller's current stream and not
+waited for, and the bytes are the CPU's. The others raise ArgumentError for them. `import gradwire.torch`
+makes the same available to torch.compile as torch.ops.gradwire.*.
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ def randk(
 
     x, ratio, k, out: as in topk. seed, step: 0 to 2**64 - 1; another step chooses others. Values are as in x,
     as float32; times x.size / k they are an unbiased estimate. Returns (values, indices), in index order.
+    For an array on a GPU the host draws, as for one of its own, and waits until the indices are there.
 
     >>> import gradwire, numpy as np
     >>> values, indices = gradwire.ops.randk(np.arange(1000, dtype=np.float32), k=3, seed=1)
@@ -210,7 +211,7 @@ def randk(
     """
     k = _kept("randk", arrays.count_and_dtype(x)[0], ratio, k)
     values, indices = out or (arrays.empty(x, k, "float32"), arrays.empty(x, k, "int64"))
-    _native.randk(x, seed, step, values, indices)
+    arrays.kernels(x).randk(x, seed, step, values, indices)
     return values, indices
 
 
