@@ -19,7 +19,7 @@ struct IndexCode {
   size_t bytes = 0;
 };
 
-inline IndexCode index_code(size_t n, size_t length) {
+constexpr IndexCode index_code(size_t n, size_t length) {
   uint32_t width = 0;
   while (width < 32 && (size_t{1} << width) < length) ++width;
   IndexCode best{IndexCode::plain, width, 0};

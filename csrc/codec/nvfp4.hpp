@@ -38,8 +38,8 @@ struct NvFp4 {
   }
   static std::string arguments(const CodecShape&) { return ""; }
 
-  static size_t blocks_in(size_t length) { return (length + kBlock - 1) / kBlock; }
-  static size_t super_bytes(size_t length) { return 4 + blocks_in(length) + (length + 1) / 2; }
+  static constexpr size_t blocks_in(size_t length) { return (length + kBlock - 1) / kBlock; }
+  static constexpr size_t super_bytes(size_t length) { return 4 + blocks_in(length) + (length + 1) / 2; }
   static size_t encoded_bytes(const CodecShape&, size_t count) {
     const size_t rest = count % kSuper;
     return count / kSuper * super_bytes(kSuper) + (rest ? super_bytes(rest) : 0);

@@ -10,7 +10,7 @@ namespace gw::GW_ISA {
 
 // A block, of which a last one keeps the same share as the others, rounded up.
 inline constexpr uint32_t kSparseBlock = 4096;
-inline size_t kept_of(size_t k, size_t length) { return (k * length + kSparseBlock - 1) / kSparseBlock; }
+constexpr size_t kept_of(size_t k, size_t length) { return (k * length + kSparseBlock - 1) / kSparseBlock; }
 
 enum ValueKind : uint32_t { kValuesBf16 = 0, kValuesFp32 = 1, kValuesInt8 = 2, kValuesInt4 = 3 };
 inline constexpr const char* kValueNames[] = {"bf16", "fp32", "int8", "int4"};
@@ -23,7 +23,7 @@ inline uint32_t value_kind(const std::string& name, const char* codec) {
                 ": values must be \"bf16\", \"fp32\", \"int8\" or \"int4\", got \"" + name + "\"");
 }
 
-inline size_t value_bytes(uint32_t kind, size_t n) {
+constexpr size_t value_bytes(uint32_t kind, size_t n) {
   return kind == kValuesFp32   ? 4 * n
          : kind == kValuesBf16 ? 2 * n
          : kind == kValuesInt8 ? 2 + n

@@ -3,6 +3,8 @@
 //
 // A codec has
 //   struct Shape                    of a block, full or last; Shape::bytes: of its payload
+//   shape_of(codec, length)         the Shape of a block of so many values
+//   key_of(seed, step)              CodeCall::key of all of a step's draws
 //   struct Shared                   its shared memory; has a Together::Shared together
 //   Codec(const Block<Codec>&, Together&)
 //   kResident                       thread blocks that share a multiprocessor while they encode; fewer have more registers
@@ -66,17 +68,6 @@ __global__ void __launch_bounds__(kThreads, Decode ? 4 : Codec::kResident) code_
     }
     __syncthreads();  // before the shared memory is used for the next block
   }
-}
-
-// shape(length): the Shape of a block.
-template <class Codec, class ShapeOf>
-int run_blocks(const Task& t, ShapeOf shape) {
-  const size_t blocks = (t.call.count + kBlock - 1) / kBlock, most = most_blocks(t.where.device);
-  const BlockCall<Codec> call{t.call, shape(kBlock),
-                              shape(static_cast<uint32_t>(t.call.count - (blocks - 1) * kBlock))};
-  const dim3 grid{static_cast<unsigned>(min_of(blocks, most)), 1, 1};
-  return launch(t.decode ? code_blocks<Codec, true> : code_blocks<Codec, false>, grid, kThreads,
-                t.where.stream, call);
 }
 
 }  // namespace gw::cuda

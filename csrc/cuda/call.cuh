@@ -23,7 +23,7 @@ struct CodeCall {
 struct Where {
   int device;
   cudaStream_t stream;
-  const gw_cuda_exchange* exchange = nullptr;  // instead of an array and a payload: row codecs
+  const gw_cuda_exchange* exchange = nullptr;  // instead of an array and a payload
   int* most = nullptr;  // of its blocks that run at once: asked for instead of a launch
 };
 

@@ -1,6 +1,6 @@
 // nvfp4 (codec/nvfp4.hpp): 16 values, of two neighbouring lanes, share a scale, and the 4096 of a thread block another.
-#include "cuda/blocks.cuh"
 #include "cuda/kernels.cuh"
+#include "cuda/run_blocks.cuh"
 // then
 #include "codec/nvfp4.hpp"
 
@@ -15,6 +15,11 @@ class NvFp4Block {
   struct Shape {
     uint32_t bytes, scales;
   };
+  static GW_INLINE Shape shape_of(const gw_cuda_codec&, uint32_t length) {
+    return {static_cast<uint32_t>(NvFp4::super_bytes(length)),
+            static_cast<uint32_t>(NvFp4::blocks_in(length))};
+  }
+  static GW_INLINE uint64_t key_of(uint32_t, uint64_t) { return 0; }  // it draws nothing
   struct Shared {
     alignas(16) uint8_t head[4 + kScales + 16];  // the scale of all, then the scales
     alignas(16) uint8_t codes[kBlock / 2 + 16];
@@ -84,10 +89,7 @@ class NvFp4Block {
 
 int run_nvfp4(const Task& t) {
   if (t.codec.id != 21) return GW_CUDA_NO_KERNEL;
-  return run_blocks<NvFp4Block>(t, [](uint32_t length) {
-    return NvFp4Block::Shape{static_cast<uint32_t>(NvFp4::super_bytes(length)),
-                             static_cast<uint32_t>(NvFp4::blocks_in(length))};
-  });
+  return run_blocks<NvFp4Block>(t);
 }
 
 }  // namespace gw::cuda

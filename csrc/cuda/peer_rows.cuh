@@ -2,7 +2,7 @@
 // where they lie and adds them in fp32 registers, in order of ranks; the finished value is encoded from there, and replaced by
 // what its frame says. A warp takes a row at a time. The rules are those of comm/fold.cpp.
 #pragma once
-#include "cuda/peers.cuh"
+#include "cuda/peer_coded.cuh"
 #include "cuda/rows.cuh"
 
 namespace gw::cuda {
@@ -12,15 +12,13 @@ template <class Codec>
 inline constexpr bool kSharesKey = requires { requires Codec::kSharedKey; };
 
 template <class Codec>
-class Coded {
+class Coded : CodedUnits {
  public:
   using Shared = RowShared<Codec>;
 
   GW_DEVICE Coded(Shared& shared, const gw_cuda_exchange& e, uint32_t rank)
-      : shared_(shared),
-        e_(e),
-        rank_(rank),
-        call_(call_of(e, rank)),
+      : CodedUnits(e, rank, Key(e.codec.seed, e.step, kSharesKey<Codec> ? 0 : rank).key),
+        shared_(shared),
         codec_(call_, shared.tables),
         lane_(threadIdx.x % 32),
         warp_(threadIdx.x / 32) {
@@ -28,11 +26,7 @@ class Coded {
   }
 
   GW_DEVICE void work(const gw_cuda_unit& u, const Sources& sources) {
-    call_.array = static_cast<uint8_t*>(e_.array[rank_]) + u.at * width_of(e_.dtype);
-    float* residual = e_.residual[rank_];
-    call_.loss = residual ? residual + u.at : nullptr;
-    call_.count = u.count;
-    call_.first = u.at;
+    begin(u);
     for (uint32_t i = warp_; i * kRow < u.count; i += kWarps) {
       const Span<Codec> row{
           codec_, call_, shared_.warps[warp_], lane_, size_t{i} * kRow, min_of(kRow, u.count - i * kRow),
@@ -42,27 +36,15 @@ class Coded {
   }
 
  private:
-  static GW_DEVICE CodeCall call_of(const gw_cuda_exchange& e, uint32_t rank) {
-    CodeCall c{};
-    c.block = e.codec.block;
-    c.values = e.codec.values;
-    c.dtype = static_cast<DType>(e.dtype);
-    c.key = Key(e.codec.seed, e.step, kSharesKey<Codec> ? 0 : rank).key;
-    return c;
-  }
-
   // at: where the row's payload lies in a frame
   GW_DEVICE void work_on(const gw_cuda_unit& u, const Sources& sources, const Span<Codec>& row, size_t at) {
     const Row r = row.row(0);
     const uint32_t bytes = bytes_of(codec_, call_, row.count);
-    uint8_t* slot = u.slot == GW_NO_PLACE ? nullptr : e_.frames[rank_] + u.slot + at;
+    uint8_t* slot = slot_of(u, at);
     float acc[kValues] = {};
-    const bool halves = call_.dtype != DType::f32, folds = u.kind == GW_UNIT_REDUCE;
+    const bool folds = u.kind == GW_UNIT_REDUCE;
     for (uint32_t i = 0; i < (u.kind == GW_UNIT_SEND ? 1 : sources.count); ++i) {
-      const uint8_t* frame = u.kind == GW_UNIT_SEND ? nullptr
-                             : sources.at[i]        ? sources.at[i]
-                             : u.own != GW_NO_PLACE ? e_.frames[rank_] + u.own
-                                                    : nullptr;
+      const uint8_t* frame = frame_of(u, sources, i);
       float v[kValues];
       if (frame) {
         copy_in(frame + at, row.mine.payload, bytes, {lane_, 32});
@@ -75,20 +57,18 @@ class Coded {
         codec_.decode(r, v);
         __syncwarp();
       } else {
-        load(call_.dtype, call_.array, r.at, call_.count, v);
-        if ((u.flags & GW_UNIT_FROM_INPUT) || halves)
-          add_owed(GW_RESIDUAL_FP32, call_.loss, r.at, call_.count, v);
+        own_value(u, r.at, v);
       }
       for (int k = 0; k < kValues; ++k) acc[k] = i == 0 ? v[k] : sum_of(acc[k], v[k]);
     }
-    const bool scales = folds && (u.flags & GW_UNIT_COMPLETE) && e_.scale != 1.0f;
-    if (scales)
+    const bool averages = scales(u);
+    if (averages)
       for (int k = 0; k < kValues; ++k) acc[k] = product_of(acc[k], e_.scale);
     if (u.flags & GW_UNIT_ENCODE) {
       if (folds && !e_.lossy) round_to_array(acc);
       for (uint32_t k = 0; k < kValues; ++k)  // behind the end levels need not be 0
         if (r.at + k >= call_.count) acc[k] = 0;
-      encode(row, r, acc, scales ? static_cast<float>(e_.ranks) : 1.0f);
+      encode(row, r, acc, averages);
       copy_out(row.mine.payload, slot, bytes, {lane_, 32});
       __syncwarp();
       if (!folds) return;
@@ -96,17 +76,15 @@ class Coded {
       codec_.decode(r, acc);
       __syncwarp();
     } else if (folds && call_.loss) {
-      settle(u, r, acc, halves);
+      settle(u, r.at, acc);
     }
     store(call_.dtype, call_.array, r.at, call_.count, acc);
   }
 
-  GW_DEVICE void encode(const Span<Codec>& row, const Row& r, const float (&v)[kValues], float weight) {
+  GW_DEVICE void encode(const Span<Codec>& row, const Row& r, const float (&v)[kValues], bool averages) {
     float lost[kValues];
     codec_.encode(r, v, lost);
-    if (weight != 1.0f)
-      for (int k = 0; k < kValues; ++k) lost[k] *= weight;
-    put_loss(GW_RESIDUAL_FP32, call_.loss, r.at, call_.count, lost);
+    put_lost(r.at, lost, averages);
     __syncwarp();
     if (row.rest()) {
       if (lane_ == 0) codec_.shorten(row.last_block(), row.rest());
@@ -118,29 +96,8 @@ class Coded {
     if (lane_ == 0) codec_.lengthen(row.last_block(), row.rest());
     __syncwarp();
   }
-  // What a fold that encodes nothing leaves owed.
-  GW_DEVICE void settle(const gw_cuda_unit& u, const Row& r, const float (&acc)[kValues], bool halves) const {
-    float owes[kValues] = {};
-    if (halves && !(u.flags & GW_UNIT_COMPLETE)) {
-      for (int k = 0; k < kValues; ++k) owes[k] = acc[k];
-      round_to_array(owes);
-      for (int k = 0; k < kValues; ++k) owes[k] = acc[k] - owes[k];
-    } else if (!(u.flags & GW_UNIT_FROM_INPUT) || u.own != GW_NO_PLACE) {
-      return;
-    }
-    put_loss(GW_RESIDUAL_FP32, call_.loss, r.at, call_.count, owes);
-  }
-  GW_DEVICE void round_to_array(float (&v)[kValues]) const {
-    for (int k = 0; k < kValues; ++k) {
-      if (call_.dtype == DType::bf16) v[k] = widen(narrow_to(v[k], bf16_t{}));
-      if (call_.dtype == DType::f16) v[k] = widen(narrow_to(v[k], f16_t{}));
-    }
-  }
 
   Shared& shared_;
-  const gw_cuda_exchange& e_;
-  const uint32_t rank_;
-  CodeCall call_;
   const Codec codec_;
   const uint32_t lane_, warp_;
 };

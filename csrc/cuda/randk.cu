@@ -1,5 +1,6 @@
 // randk (codec/randk.hpp): of each block of 4096 values k at drawn places, each of which a thread draws for itself.
 #include "cuda/kernels.cuh"
+#include "cuda/run_blocks.cuh"
 #include "cuda/sparse.cuh"
 // then
 #include "codec/randk.hpp"
@@ -11,8 +12,13 @@ class RandKBlock {
  public:
   static constexpr int kResident = 4;
   using Shape = SparseShape;
+  static GW_INLINE Shape shape_of(const gw_cuda_codec& codec, uint32_t length) {
+    const size_t kept = kept_of(codec.k, length), bytes = value_bytes(codec.values, kept);
+    return {static_cast<uint32_t>(bytes), static_cast<uint32_t>(kept), static_cast<uint32_t>(bytes)};
+  }
+  static GW_INLINE uint64_t key_of(uint32_t seed, uint64_t step) { return RandK::step_key(seed, step); }
   struct Shared {
-    float x[kBlock];
+    alignas(16) float x[kBlock];
     alignas(16) uint8_t values[SparseValues::kRoom];
     Together::Shared together;
   };
@@ -80,13 +86,7 @@ class RandKBlock {
 
 int run_randk(const Task& t) {
   if (t.codec.id != 25) return GW_CUDA_NO_KERNEL;
-  Task task = t;
-  task.call.key = RandK::step_key(t.codec.seed, t.step);
-  return run_blocks<RandKBlock>(task, [&](uint32_t length) {
-    const size_t kept = kept_of(t.codec.k, length), bytes = value_bytes(t.codec.values, kept);
-    return SparseShape{static_cast<uint32_t>(bytes), static_cast<uint32_t>(kept),
-                       static_cast<uint32_t>(bytes)};
-  });
+  return run_blocks<RandKBlock>(t);
 }
 
 }  // namespace gw::cuda

@@ -3,6 +3,7 @@
 // Selection, as exact as the CPU's and without a sort: the k-th largest of the threads' own maxima is a lower bound of the
 // threshold that about 1.1 k values reach; those are put side by side, and a bisection among them finds the threshold.
 #include "cuda/kernels.cuh"
+#include "cuda/run_blocks.cuh"
 #include "cuda/sparse.cuh"
 // then
 #include "codec/elias_fano.hpp"
@@ -21,6 +22,16 @@ class TopKBlock {
  public:
   static constexpr int kResident = 3;
   using Shape = TopKShape;
+  static GW_INLINE Shape shape_of(const gw_cuda_codec& codec, uint32_t length) {
+    const size_t kept = kept_of(codec.k, length), bytes = value_bytes(codec.values, kept);
+    const IndexCode code = index_code(kept, length);
+    return {{static_cast<uint32_t>(code.bytes + bytes), static_cast<uint32_t>(kept),
+             static_cast<uint32_t>(bytes)},
+            static_cast<uint32_t>(code.bytes),
+            code.low,
+            code.kind};
+  }
+  static GW_INLINE uint64_t key_of(uint32_t, uint64_t) { return 0; }  // it draws nothing
   struct Shared {
     alignas(16) uint32_t index[kIndexWords + 4];
     union {
@@ -191,15 +202,7 @@ class TopKBlock {
 
 int run_topk(const Task& t) {
   if (t.codec.id != 24) return GW_CUDA_NO_KERNEL;
-  return run_blocks<TopKBlock>(t, [&](uint32_t length) {
-    const size_t kept = kept_of(t.codec.k, length), bytes = value_bytes(t.codec.values, kept);
-    const IndexCode code = index_code(kept, length);
-    return TopKShape{{static_cast<uint32_t>(code.bytes + bytes), static_cast<uint32_t>(kept),
-                      static_cast<uint32_t>(bytes)},
-                     static_cast<uint32_t>(code.bytes),
-                     code.low,
-                     code.kind};
-  });
+  return run_blocks<TopKBlock>(t);
 }
 
 }  // namespace gw::cuda

@@ -96,6 +96,10 @@ CODECS = {
     "mxfp4": Codec("mxfp4"),
     "bf16": Codec("bf16"),
     "identity": Codec("identity"),
+    "nvfp4": Codec("nvfp4"),
+    "topk": Codec("topk", ratio=0.02),
+    "topk_int8": Codec("topk", ratio=0.3, values="int8"),
+    "randk": Codec("randk", ratio=0.1, seed=5),
 }
 
 
@@ -103,7 +107,7 @@ CODECS = {
 def test_compressed_sums_are_those_of_the_cpu(name: str, order: str) -> None:
     codec = CODECS[name]
     block = codec.block
-    counts = (block - 1, block, block + 1, 1024 * 3 + 5, 70001)
+    counts = (block - 1, block, block + 1, 1024 * 3 + 5, 3 * block + 5 if block > 256 else 70001)
     for i, n in enumerate(SIZES):
         algorithm = ALGORITHMS[(i + len(name)) % 4]
         count, dtype, op = counts[(i + len(name)) % 5], DTYPES[(i + block) % 3], ("sum", "avg")[i % 2]
@@ -118,7 +122,8 @@ def test_error_feedback_leaves_the_residuals_of_the_cpu(algorithm: str, dtype: s
         xs = inputs(n, 4099, dtype, n)
         owed = [np.float32(x.float().numpy()) / 16 for x in inputs(n, 4099, "float32", 9)]
         what = f"{algorithm} {n} {dtype} {op}"
-        check(xs, what, owed, algorithm=algorithm, codec=CODECS["int4_block32"], op=op)
+        for codec in ("int4_block32", "topk", "nvfp4", "randk")[: 1 if n == 5 else 4]:
+            check(xs, f"{what} {codec}", owed, algorithm=algorithm, codec=CODECS[codec], op=op)
 
 
 @pytest.mark.parametrize("codec", [None, CODECS["int8"]])
