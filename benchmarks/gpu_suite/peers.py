@@ -134,6 +134,13 @@ def _torch_topk(x: F32) -> Iterator[Entry]:
     yield _entry("torch", "topk", x, run, wrong_topk(x, run().indices.cpu().numpy()))
 
 
+def on_stream(cupy: Any, stream: Any) -> Any:
+    """A context in which CuPy works on a torch stream: by the stream protocol, before CuPy 14 by address."""
+    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
+        return cupy.cuda.Stream.from_external(stream)
+    return cupy.cuda.ExternalStream(stream.cuda_stream)
+
+
 def _cupy(x: F32) -> Iterator[Entry]:
     import cupy
     import torch
@@ -142,7 +149,7 @@ def _cupy(x: F32) -> Iterator[Entry]:
     k = max(1, round(RATIO * x.size))
 
     def run() -> Any:
-        with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        with on_stream(cupy, torch.cuda.current_stream()):
             return cupy.argpartition(cupy.abs(there), x.size - k)[x.size - k :]
 
     yield _entry("cupy", "topk", x, run, wrong_topk(x, cupy.asnumpy(run())))
@@ -151,7 +158,7 @@ def _cupy(x: F32) -> Iterator[Entry]:
     codes = cupy.empty(x.size, "int8")
 
     def encode() -> Any:
-        with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        with on_stream(cupy, torch.cuda.current_stream()):
             y = (there + residual).reshape(-1, BLOCK)
             scale = cupy.maximum(cupy.abs(y).max(1, keepdims=True) / 127, 1e-30)
             q = cupy.rint(y / scale)

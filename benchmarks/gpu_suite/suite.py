@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, began: float) -> int:
         found = []
         with report.progress(None, wanted=True) as bar:
             try:
-                for row in PARTS[name](suite, bar):
+                for row in _in_time(suite, name, bar):
                     bar.step(f"{row['entry']} {row.get('codec') or ''}")
                     found.append(row)
             except Exception as error:
@@ -125,6 +125,18 @@ def run(args: argparse.Namespace, began: float) -> int:
         rows += found
     _print(suite, rows, f"{suite.gpu}; {time.monotonic() - began:.0f} s in all; every row in {path}")
     return int(any(row["wrong"] for row in rows))
+
+
+def _in_time(suite: Suite, name: str, bar: report.Progress) -> Iterator[Row]:
+    """A part's rows until the time is up, then one that says so. A simulator is given the time it takes."""
+    rows = PARTS[name](suite, bar)
+    while suite.simulated or time.monotonic() < suite.ends:
+        row = next(rows, None)
+        if row is None:
+            return
+        yield row
+    late = f"the {suite.args.minutes:g} minutes are over: give it more by --minutes, or name it by --parts"
+    yield {**checks.row(f"part {name}", None, None, 0, None), "skipped": late}
 
 
 def describe(suite: Suite) -> Row:

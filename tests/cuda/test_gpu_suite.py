@@ -150,6 +150,44 @@ def test_a_part_that_fails_is_reported_and_the_others_run(
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_time_that_was_given_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def endless(of: Any, bar: Any) -> Any:
+        of.simulated = False  # which is not cut off
+        while True:
+            time.sleep(0.05)
+            yield checks.row("endless", None, None, 1, 0)
+
+    monkeypatch.setattr(suite, "PARTS", {"endless": endless, "last": endless})
+    args = SimpleNamespace(minutes=0.02, json=str(tmp_path / "rows.jsonl"), parts=None)
+    assert suite.run(args, time.monotonic()) == 0  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "met: endless" in out
+    for part in ("endless", "last"):
+        assert f"not measured: part {part}: the 0.02 minutes are over" in out
+
+
+def test_a_peer_that_is_not_there_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_kind = SimpleNamespace(name="torch")
+    monkeypatch.setattr(peers, "installed", lambda module: module == "torch")
+    found = {e.what["entry"]: e.what["skipped"] for e in peers.entries(torch_kind, np.zeros(64, np.float32))}
+    assert set(found) == {"torch.compile", "torch", "triton", "cupy", "cub"} and all(found.values())
+    assert found["triton"] == "triton is not installed" and found["cupy"] == "cupy is not installed"
+
+
+def test_cupy_works_on_torchs_stream_whatever_its_version() -> None:
+    """Since CuPy 14 the address of a stream is deprecated; torch 2.11 has the protocol that replaces it."""
+    stream = SimpleNamespace(cuda_stream=7, __cuda_stream__=lambda: (0, 7))
+    external = {"ExternalStream": lambda address: ("address", address)}
+    old = SimpleNamespace(cuda=SimpleNamespace(Stream=SimpleNamespace(), **external))
+    by_protocol = SimpleNamespace(from_external=lambda made: ("protocol", made))
+    new = SimpleNamespace(cuda=SimpleNamespace(Stream=by_protocol, **external))
+    assert peers.on_stream(old, stream) == ("address", 7)
+    assert peers.on_stream(new, stream) == ("protocol", stream)
+    assert peers.on_stream(new, SimpleNamespace(cuda_stream=7)) == ("address", 7)
+
+
 def test_the_plain_torch_quantiser_is_right_and_a_wrong_one_is_seen() -> None:
     torch = pytest.importorskip("torch")
     x = torch.randn(50, peers.BLOCK)
