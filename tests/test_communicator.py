@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gradwire
-from gradwire import Communicator
+from gradwire import Communicator, _native
 from gradwire.testing import Hub, run_ranks
 
 
@@ -304,3 +304,19 @@ def test_results_do_not_depend_on_the_number_of_sockets(codec: str | None, tmp_p
         return first
 
     assert bits(0) == bits(1) == bits(3)
+
+
+def test_gpu_peers_are_off_on_all_ranks_where_one_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADWIRE_GPU_PEERS", "on")
+    if _native.gpu.status()["usable"]:
+        pytest.skip("there is a GPU")
+
+    def rank(comm: gradwire.Communicator) -> str:
+        assert comm.all_reduce(np.float32([1])) == 2
+        return comm.gpu_peers
+
+    found = set(run_ranks(2, rank))
+    assert len(found) == 1 and found.pop().startswith("off: rank 0: ")
+    monkeypatch.setenv("GRADWIRE_GPU_PEERS", "yes")
+    with pytest.raises(gradwire.ArgumentError, match="GRADWIRE_GPU_PEERS: expected on or off"):
+        run_ranks(2, rank)

@@ -115,6 +115,7 @@ LEVELS = {
     "probe": 6,
     "prices": 7,
     "communicator": 8,
+    "gpu_peers": 7,
     "virtual_ranks": 8,
     "peer_memory": 9,
     "__init__": 10,

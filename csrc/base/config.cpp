@@ -22,6 +22,13 @@ std::string word(const char* name, const std::string& fallback) {
   return text && *text ? text : fallback;
 }
 
+bool is_on(const char* name, bool fallback) {
+  const std::string text = word(name, fallback ? "on" : "off");
+  if (text != "on" && text != "off")
+    fail_argument(std::string(name) + ": expected on or off, got '" + text + "'");
+  return text == "on";
+}
+
 void require(bool ok, const char* name, const std::string& expected, const std::string& got) {
   if (!ok) fail_argument(std::string(name) + ": expected " + expected + ", got " + got);
 }
@@ -44,6 +51,7 @@ Config Config::from_env() {
   c.topology = word("GRADWIRE_TOPOLOGY", c.topology);
   c.deterministic = word("GRADWIRE_DETERMINISTIC", c.deterministic);
   c.gpu = word("GRADWIRE_GPU", c.gpu);
+  c.gpu_peers = is_on("GRADWIRE_GPU_PEERS", c.gpu_peers);
   c.check();
   return c;
 }

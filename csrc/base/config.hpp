@@ -46,6 +46,9 @@ struct Config {
 
   // GRADWIRE_GPU (auto | off | sim, default auto): sim = GPU arrays live in the simulator of csrc/cusim, for tests.
   std::string gpu = "auto";
+  // GRADWIRE_GPU_PEERS (on | off, default off): an all_reduce of GPU arrays goes through GPU memory that ranks of one host
+  // map, where all of them can: see comm/driver_peer.hpp. The same on every rank.
+  bool gpu_peers = false;
 
   static Config from_env();  // throws Error(argument) that names the variable, its value and what is allowed
   void check() const;        // the same checks for values set by keyword

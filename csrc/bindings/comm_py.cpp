@@ -217,6 +217,7 @@ void register_comm(py::module_& m) {
       .def("set_topology", &Communicator::set_topology)
       .def("set_costs", &set_costs, py::arg("links"), py::arg("machine"), py::arg("cores"), py::arg("reduce"),
            py::arg("codecs"), py::arg("trials") = std::vector<TrialTuple>{})
+      .def("use_gpu_peers", &Communicator::use_gpu_peers, py::arg("one_shot_below"))
       .def("places", &places_of)
       .def("measure_link",
            [](Communicator& c, int peer, bool leads) {

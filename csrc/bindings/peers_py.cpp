@@ -11,6 +11,7 @@
 #include "bindings/quick_py.hpp"
 #include "bindings/view_py.hpp"
 #include "comm/host_peers.hpp"
+#include "comm/peer_choice.hpp"
 #include "comm/peers.hpp"
 
 namespace py = pybind11;
@@ -53,14 +54,16 @@ std::unique_ptr<gpu::Graph> record(Peers& peers, const py::sequence& arrays, py:
   return peers.record(views, call);
 }
 
-std::string bytes_of(const std::vector<gw_cuda_handle>& handles) {
-  return {reinterpret_cast<const char*>(handles.data()), handles.size() * sizeof(gw_cuda_handle)};
-}
-std::vector<gw_cuda_handle> handles_of(const std::string& bytes) {
-  if (bytes.size() % sizeof(gw_cuda_handle)) fail_argument("handles have 64 bytes each");
-  std::vector<gw_cuda_handle> handles(bytes.size() / sizeof(gw_cuda_handle));
-  std::memcpy(handles.data(), bytes.data(), bytes.size());
-  return handles;
+// All ranks' addresses, in rank order.
+void connect(HostPeers& peers, const std::string& all) {
+  if (all.size() != sizeof(PeerAddress) * static_cast<size_t>(peers.size()))
+    fail_argument("expected " + std::to_string(sizeof(PeerAddress)) + " bytes from each of the " +
+                  std::to_string(peers.size()) + " ranks, got " + std::to_string(all.size()));
+  for (int p = 0; p < peers.size(); ++p) {
+    PeerAddress address;
+    std::memcpy(&address, all.data() + static_cast<size_t>(p) * sizeof(address), sizeof(address));
+    if (p != peers.rank()) peers.connect(p, address);
+  }
 }
 
 void register_host_peers(py::module_& m) {
@@ -73,15 +76,20 @@ void register_host_peers(py::module_& m) {
               const std::string& algorithm, const py::sequence& residuals, double timeout) {
              return peers.ready(any_view_of(x, true), call_of(op, codec, algorithm, residuals, timeout));
            })
-      .def("grow", [](HostPeers& peers) { return py::bytes(bytes_of(peers.grow())); })
-      .def("connect", [](HostPeers& peers, const std::string& all) { peers.connect(handles_of(all)); })
+      .def("grow",
+           [](HostPeers& peers) {
+             gpu::synchronize_device(peers.device());  // a kernel may still be in the memory that is let go
+             peers.grow();
+             return py::bytes(reinterpret_cast<const char*>(&peers.address()), sizeof(PeerAddress));
+           })
+      .def("connect", &connect)
       .def("all_reduce",
            [](HostPeers& peers, py::handle x, py::handle op, const std::shared_ptr<Codec>& codec,
               const std::string& algorithm, const py::sequence& residuals, double timeout) {
              const View v = any_view_of(x, true);
              const PeerCall call = call_of(op, codec, algorithm, residuals, timeout);
              py::gil_scoped_release released;
-             peers.all_reduce(v, call);
+             peers.all_reduce(v, call, peers.seq());
            })
       .def(
           "synchronize",
@@ -92,6 +100,8 @@ void register_host_peers(py::module_& m) {
 }  // namespace
 
 void register_peers(py::module_& m) {
+  m.attr("MOST_PEERS") = static_cast<int>(GW_MOST_PEERS);
+  m.def("one_shot_below", &one_shot_below, py::arg("ranks"));
   py::class_<gpu::Graph>(m, "Graph")
       .def(
           "launch", [](const gpu::Graph& g, uintptr_t stream) { g.launch(reinterpret_cast<void*>(stream)); },

@@ -36,7 +36,8 @@ void register_config(py::module_& m) {
       .def_readwrite("spin_us", &Config::spin_us)
       .def_readwrite("ifname", &Config::ifname)
       .def_readwrite("topology", &Config::topology)
-      .def_readwrite("deterministic", &Config::deterministic);
+      .def_readwrite("deterministic", &Config::deterministic)
+      .def_readwrite("gpu_peers", &Config::gpu_peers);
 }
 
 std::unique_ptr<Endpoint> make_endpoint(int rank, int size, uint32_t epoch, const py::bytes& secret,

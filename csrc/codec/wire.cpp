@@ -77,6 +77,7 @@ std::string describe(const FrameHeader& h, std::string_view collective, std::str
   text.append(name(static_cast<DType>(h.dtype))).append("[" + std::to_string(h.total) + "]");
   text.append(" codec ").append(codec_text(h));
   if (alone) return text;
+  if (h.flags == kInPeerMemory) text.append(" by memory of GPUs (gpu_peers)");
   text.append(" algorithm ").append(algorithm.empty() ? std::to_string(h.algorithm) : std::string(algorithm));
   text.append(" round " + std::to_string(h.round) + " chunk " + std::to_string(h.chunk) + " segment " +
               std::to_string(h.segment) + " lane " + std::to_string(h.lane) + " count " +

@@ -4,6 +4,7 @@
 
 #include "codec/kernels.hpp"
 #include "comm/gpu_call.hpp"
+#include "comm/host_peers.hpp"
 
 namespace gw {
 namespace {
@@ -54,6 +55,7 @@ size_t Communicator::KeyHash::operator()(const Key& k) const {
   mix(reinterpret_cast<size_t>(o.codec.get()));
   mix(o.tag);
   mix(std::hash<std::string_view>{}(k.asked));
+  mix(k.by_peers);
   return h;
 }
 
@@ -73,14 +75,20 @@ void Communicator::set_topology(Topology topology) {
   std::lock_guard lock(plans_mutex_);
   topology_ = std::move(topology);
   topology_hash_ = topology_.hash();
-  plans_.clear();
+  forget_plans();
 }
 
 void Communicator::set_costs(Costs costs) {
   costs.check(size_);
   std::lock_guard lock(plans_mutex_);
   costs_ = std::move(costs);
-  plans_.clear();
+  forget_plans();
+}
+
+void Communicator::use_gpu_peers(size_t one_shot_below) {
+  std::lock_guard lock(plans_mutex_);
+  one_shot_below_ = one_shot_below;
+  forget_plans();
 }
 
 Work Communicator::prepare(Collective collective, const View& in, const View& out,
@@ -190,10 +198,11 @@ Communicator::Prepared Communicator::check_and_plan(Collective collective, const
                       .in_place = !has_shares(collective),
                       .with_residual = o.residual.has_value()};
   Prepared p;
-  p.plan = plan_for(operation, o.algorithm);
+  p.plan = plan_for(operation, o.algorithm, in.device);
   p.buffers = {in.data, out.data, o.residual ? static_cast<float*>(o.residual->data) : nullptr};
   if (in.device >= 0) {
     p.buffers.gpu = std::make_shared<GpuCall>(in, out);
+    p.buffers.gpu->timeout = Deadline::duration(seconds);
   } else if (p.plan->lends) {
     p.buffers.in_loan = Arena::loan_of(in.data, in.bytes());
     p.buffers.out_loan = in.data == out.data ? p.buffers.in_loan : Arena::loan_of(out.data, out.bytes());
@@ -247,43 +256,65 @@ Choice Communicator::choose(Collective collective, size_t count, DType dtype, co
   return select(q);
 }
 
-std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::string_view asked) {
+// last_ borrows a key
+void Communicator::forget_plans() {
+  last_.reset();
+  plans_.clear();
+}
+
+std::string Communicator::peers_choice(const Operation& op) const {
+  const bool lossy = op.codec && op.codec->lossy();
+  const bool one_shot =
+      op.count * size_of(op.dtype) < *one_shot_below_ || (lossy && config_.deterministic == "size-invariant");
+  return one_shot ? "one_shot" : "direct";
+}
+
+void Communicator::check_size_invariant(const Operation& op, const Schedule& schedule) const {
+  const bool owned = op.codec && op.codec->lossy() && schedule.lossy_encodes > 1;
+  if (config_.deterministic == "size-invariant" && op.collective == Collective::all_reduce &&
+      (schedule.nested_sums > 1 || owned))
+    fail_argument(
+        "algorithm \"" + std::string(op.algorithm) +
+        "\" gives bits that depend on the size, which deterministic=\"size-invariant\" rules out: take "
+        "\"one_shot\" or \"auto\", or without a lossy codec \"direct\"");
+}
+
+std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::string_view asked, int device) {
   std::lock_guard lock(plans_mutex_);
-  Key key{operation, asked};
+  const bool all_reduce = operation.collective == Collective::all_reduce;
+  Key key{operation, asked, one_shot_below_ && device >= 0 && all_reduce && size_ > 1};
   if (last_ && *last_->first == key) return last_->second;  // loops repeat themselves
   if (const auto it = plans_.find(key); it != plans_.end()) {
     last_ = {&it->first, it->second};
     return it->second;
   }
+  const bool kernels = key.by_peers && gpu::has_exchange(operation.codec.get(), operation.dtype, device);
   Schedule schedule;
   uint8_t id = 0;
   if (operation.collective == Collective::send || operation.collective == Collective::recv) {
     schedule = p2p_schedule(operation.collective, rank_, size_, operation.peer);
   } else {
     const std::string chosen =
-        asked.empty()
-            ? choose(operation.collective, operation.count, operation.dtype, operation.codec).algorithm
-            : std::string(asked);
+        !asked.empty() ? std::string(asked)
+        : kernels ? peers_choice(operation)
+                  : choose(operation.collective, operation.count, operation.dtype, operation.codec).algorithm;
     const Algorithm& a = algorithm(chosen);
     operation.algorithm = a.name;
     id = a.id;
     schedule = make_schedule(a.name, {operation.collective, rank_, size_, operation.peer, topology_});
-    const bool owned = operation.codec && operation.codec->lossy() && schedule.lossy_encodes > 1;
-    if (config_.deterministic == "size-invariant" && operation.collective == Collective::all_reduce &&
-        (schedule.nested_sums > 1 || owned))
-      fail_argument(
-          "algorithm \"" + chosen +
-          "\" gives bits that depend on the size, which deterministic=\"size-invariant\" rules out: take "
-          "\"one_shot\" or \"auto\", or without a lossy codec \"direct\"");
+    check_size_invariant(operation, schedule);
   }
   PlanSettings settings = settings_;
   settings.topology = id ? topology_hash_ : 0;
-  auto plan = make_plan(operation, schedule, id, epoch_, settings);
-  last_.reset();  // borrows a key
-  if (plans_.size() >= kMostPlans) plans_.clear();
+  const bool by_peers = kernels && !schedule.raw;
+  auto plan =
+      by_peers ? make_meeting_plan(operation, schedule, id, epoch_, settings, topology_, sizeof(PeerAddress))
+               : make_plan(operation, schedule, id, epoch_, settings);
+  last_.reset();
+  if (plans_.size() >= kMostPlans) forget_plans();
   // The key must not borrow the caller's string: point it at the registry's copy.
   operation.algorithm = {};
-  plans_.emplace(Key{operation, asked.empty() ? asked : plan->operation.algorithm}, plan);
+  plans_.emplace(Key{operation, asked.empty() ? asked : plan->operation.algorithm, key.by_peers}, plan);
   return plan;
 }
 

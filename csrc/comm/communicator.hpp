@@ -56,6 +56,10 @@ class Communicator {
   // Every rank must set the same, between the same two collectives; throw Error(argument).
   void set_topology(Topology topology);
   void set_costs(Costs costs);
+  // The same, for all_reduces of arrays on GPUs: where the kernels for it are there, they go through GPU memory that ranks map
+  // (driver_peer.hpp). All ranks are on one host, have GPUs of one kind, and bring arrays on GPUs if one does.
+  // one_shot_below: bytes of an array for which "auto" takes one_shot.
+  void use_gpu_peers(size_t one_shot_below);
 
  private:
   struct Prepared {
@@ -67,7 +71,10 @@ class Communicator {
   size_t checked_count(Collective collective, const View& in, const View& out) const;
   static bool goes_coded(DType dtype, const CallOptions& options);
   void check_reduction(Collective collective, DType dtype, const CallOptions& options) const;
-  std::shared_ptr<const Plan> plan_for(Operation operation, std::string_view algorithm);
+  std::shared_ptr<const Plan> plan_for(Operation operation, std::string_view algorithm, int device);
+  void forget_plans();
+  std::string peers_choice(const Operation& operation) const;
+  void check_size_invariant(const Operation& operation, const Schedule& schedule) const;
 
   const int rank_, size_;
   const uint32_t epoch_;
@@ -76,11 +83,13 @@ class Communicator {
   const PlanSettings settings_;  // but for the topology's hash
   Topology topology_;
   uint32_t topology_hash_ = 0;
+  std::optional<size_t> one_shot_below_;  // set: GPU arrays go through peer memory
   Engine engine_;
 
   struct Key {
     Operation operation;
     std::string_view asked;  // as called: "" for auto
+    bool by_peers = false;   // where that is possible
     bool operator==(const Key&) const = default;
   };
   struct KeyHash {

@@ -6,6 +6,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "comm/plan.hpp"
 #include "comm/staging.hpp"
@@ -53,6 +54,9 @@ class Driver {
   virtual bool finish() { return true; }
   // The operation failed: nothing of it will be asked for any more.
   virtual void abandon() {}
+  // Ranks whose GPUs did not do their part in time, and the step that waited for them: finish() will not come true.
+  virtual std::vector<int> missing() const { return {}; }
+  virtual int missing_in_step() const { return -1; }
 
  protected:
   // There is nothing to decode, to encode or to pay.

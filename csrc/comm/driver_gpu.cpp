@@ -5,11 +5,13 @@
 
 #include "base/error.hpp"
 #include "codec/kernels.hpp"
+#include "comm/driver_peer.hpp"
 #include "comm/driver_staged.hpp"
 
 namespace gw {
 
 std::unique_ptr<Driver> driver_of_gpu(const Plan& plan, const Buffers& buffers) {
+  if (plan.in_peer_memory) return std::make_unique<PeerDriver>(plan, buffers);
   const Operation& op = plan.operation;
   if (op.codec && op.codec->lossy() && gpu::has_kernels(*op.codec, op.dtype, buffers.gpu->device))
     return std::make_unique<GpuDriver>(plan, buffers);

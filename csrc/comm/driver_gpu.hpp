@@ -12,7 +12,7 @@
 
 namespace gw {
 
-// buffers.gpu is set. The one of the two that fits the operation.
+// buffers.gpu is set. The one that fits the plan.
 std::unique_ptr<Driver> driver_of_gpu(const Plan& plan, const Buffers& buffers);
 
 class GpuDriver : public Driver {

@@ -54,7 +54,7 @@ bool Executor::move() {
     for (const auto& [peer, lane] : plan_->send_channels)
       if (!transport_->channel(peer, lane).flushed()) return moved;
     if (!driver().finish()) {
-      waits_for_gpu_ = true;
+      waits_for_gpu_ = driver().missing().empty();
       return moved;
     }
     done_ = !lends_ || all_taken();
@@ -250,6 +250,7 @@ std::vector<int> Executor::waiting_for() const {
     if (c.sends < lane.sends.size() && c.receives >= lane.sends[c.sends].after)
       peers.push_back(lane.peers[lane.sends[c.sends].first_peer]);
   }
+  if (peers.empty()) peers = driver().missing();
   if (peers.empty() && lends_)
     for (const auto& [peer, lane] : plan_->send_channels)
       if (!transport_->channel(peer, lane).taken()) peers.push_back(peer);
@@ -262,6 +263,7 @@ int Executor::step() const {
     if (cursors_[l].receives < lane.receives.size()) return lane.receives[cursors_[l].receives].step;
     if (cursors_[l].sends < lane.sends.size()) return lane.sends[cursors_[l].sends].step;
   }
+  if (const int step = driver().missing_in_step(); step >= 0) return step;
   for (const LanePlan& lane : plan_->lanes)  // peers still have what was lent
     if (lends_ && !lane.sends.empty()) return lane.sends.back().step;
   return -1;

@@ -39,6 +39,8 @@ class Executor {
   const GpuCall* gpu() const { return buffers_.gpu.get(); }  // null: arrays in host memory
   // Its own GPU has not come so far; nobody rings when it has.
   bool waits_for_gpu() const { return waits_for_gpu_; }
+  // Ranks whose GPUs this rank's GPU waited for in vain (Driver::missing).
+  std::vector<int> missing_on_gpu() const { return driver().missing(); }
   // The operation failed: memory that peers may still use becomes this process's own.
   void withdraw();
 

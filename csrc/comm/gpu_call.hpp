@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 
+#include "base/deadline.hpp"
 #include "base/error.hpp"
 #include "base/view.hpp"
 #include "cuda/gpu.hpp"
@@ -32,6 +33,7 @@ struct GpuCall {
 
   int device;
   void* stream;  // the caller's
+  Deadline::Duration timeout{};
   size_t in_bytes, out_bytes;
   gpu::Event ready, finished;
 };

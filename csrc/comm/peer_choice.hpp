@@ -1,5 +1,6 @@
-// Which algorithm ranks that read one another's memory take by default. Not measured on a GPU yet: the bounds are those that
-// public all-reduce kernels for NVLink use. What the timings of ranks on one GPU imply, `make gpu` prints in this form.
+// Which algorithm ranks that read one another's memory take by default. Modelled, not measured: the bounds are those that
+// public all-reduce kernels for NVLink use. Communicators go by what `make gpu` measured on this machine, if it was run
+// (src/gradwire/gpu_peers.py).
 #pragma once
 #include <cstddef>
 
@@ -11,10 +12,13 @@ struct PeerBound {
 };
 inline constexpr PeerBound kPeerBounds[] = {{2, ~size_t{0}}, {4, 512 << 10}, {16, 256 << 10}};
 
-constexpr const char* peer_algorithm(int ranks, size_t bytes) {
+constexpr size_t one_shot_below(int ranks) {
   for (const PeerBound& b : kPeerBounds)
-    if (ranks <= b.ranks) return bytes < b.one_shot_below ? "one_shot" : "direct";
-  return "direct";
+    if (ranks <= b.ranks) return b.one_shot_below;
+  return 0;
+}
+constexpr const char* peer_algorithm(int ranks, size_t bytes) {
+  return bytes < one_shot_below(ranks) ? "one_shot" : "direct";
 }
 
 }  // namespace gw

@@ -139,8 +139,8 @@ class Writer {
   Messages& messages_;
 };
 
-Schedule schedule_of(std::string_view algorithm, int rank, int ranks) {
-  Schedule s = make_schedule(algorithm, {Collective::all_reduce, rank, ranks, -1, Topology{}});
+Schedule schedule_of(std::string_view algorithm, int rank, const PeerRoom& room) {
+  Schedule s = make_schedule(algorithm, {Collective::all_reduce, rank, room.ranks, -1, room.topology});
   if (s.raw)
     fail_argument("algorithm \"" + std::string(algorithm) +
                   "\" is one between hosts: ranks here share memory");
@@ -158,7 +158,7 @@ PeerProgram make_peer_program(const Operation& op, std::string_view algorithm, c
   Messages messages;
   uint32_t segments = 1, chunks = 1;
   for (int r = 0; r < ranks; ++r) {
-    plans.push_back(make_plan(op, schedule_of(algorithm, r, ranks), 0, 0, settings));
+    plans.push_back(make_plan(op, schedule_of(algorithm, r, room), 0, 0, settings));
     drafts.push_back(in_order(*plans.back()));
     program.frame_bytes = std::max(program.frame_bytes,
                                    place_values(*plans.back(), room.shared_arrays, drafts.back(), messages));

@@ -12,6 +12,7 @@
 
 #include "comm/operation.hpp"
 #include "cuda/plugin.h"
+#include "schedule/topology.hpp"
 
 namespace gw {
 
@@ -28,6 +29,7 @@ struct PeerRoom {
   int ranks;
   uint32_t most_blocks;       // of one rank
   bool shared_arrays = true;  // peers can read the arrays; else what they read is copied among the frames
+  Topology topology{};
 };
 
 // Throws Error(argument) for an algorithm that is none for these ranks.

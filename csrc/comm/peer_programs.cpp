@@ -52,8 +52,8 @@ void check_peer_call(const std::vector<View>& arrays, const PeerCall& call, int 
                     std::to_string(device) + " like the array, got " + sized(r));
 }
 
-PeerPrograms::PeerPrograms(int device, int ranks, bool shared_arrays)
-    : device_(device), ranks_(ranks), shared_arrays_(shared_arrays) {
+PeerPrograms::PeerPrograms(int device, int ranks, bool shared_arrays, void* stream)
+    : device_(device), ranks_(ranks), shared_arrays_(shared_arrays), stream_(stream) {
   if (ranks < 1 || ranks > GW_MOST_PEERS)
     fail_argument("ranks that read one another's memory number 1 to " + std::to_string(GW_MOST_PEERS) +
                   ", got " + std::to_string(ranks));
@@ -71,8 +71,8 @@ const LoadedProgram* PeerPrograms::get(const View& array, const PeerCall& call) 
       call.algorithm.empty() ? peer_algorithm(ranks_, array.bytes()) : call.algorithm;
   if (operation.count == 0 || (ranks_ == 1 && !operation.with_residual)) return nullptr;
   for (const LoadedProgram& l : loaded_)
-    if (l.operation == operation && l.algorithm == algorithm) return &l;
-  LoadedProgram fresh = make(operation, algorithm);
+    if (l.operation == operation && l.algorithm == algorithm && l.topology == call.topology) return &l;
+  LoadedProgram fresh = make(operation, algorithm, call.topology);
   if (loaded_.size() >= kMostPrograms) {
     gpu::synchronize_device(device_);  // some launch may still read the one that goes
     loaded_.pop_front();
@@ -81,7 +81,8 @@ const LoadedProgram* PeerPrograms::get(const View& array, const PeerCall& call) 
   return &loaded_.back();
 }
 
-LoadedProgram PeerPrograms::make(const Operation& operation, const std::string& algorithm) const {
+LoadedProgram PeerPrograms::make(const Operation& operation, const std::string& algorithm,
+                                 const Topology& topology) const {
   gw_cuda_exchange question{};
   gpu::describe(operation.codec.get(), question);
   question.dtype = static_cast<uint32_t>(operation.dtype);
@@ -89,12 +90,13 @@ LoadedProgram PeerPrograms::make(const Operation& operation, const std::string& 
   // ranks may all be on this GPU
   const auto together = static_cast<uint32_t>(gpu::most_blocks(question)) / static_cast<uint32_t>(ranks_);
   if (together == 0) fail_argument("the GPU cannot run " + std::to_string(ranks_) + " ranks at once");
-  LoadedProgram fresh{
-      operation, algorithm,
-      make_peer_program(
-          operation, algorithm,
-          {.ranks = ranks_, .most_blocks = std::min(kMostBlocks, together), .shared_arrays = shared_arrays_}),
-      nullptr};
+  LoadedProgram fresh{operation, algorithm, topology,
+                      make_peer_program(operation, algorithm,
+                                        {.ranks = ranks_,
+                                         .most_blocks = std::min(kMostBlocks, together),
+                                         .shared_arrays = shared_arrays_,
+                                         .topology = topology}),
+                      nullptr};
   const PeerProgram& p = fresh.program;
   std::vector<std::byte> all(bytes_of(p.units) + bytes_of(p.places) + bytes_of(p.begins));
   std::byte* to = all.data();
@@ -106,7 +108,7 @@ LoadedProgram PeerPrograms::make(const Operation& operation, const std::string& 
   put(p.places);
   put(p.begins);
   fresh.memory = std::make_unique<DeviceMemory>(device_, all.size());
-  gpu::copy(device_, fresh.memory->get(), all.data(), all.size(), nullptr);
+  gpu::copy(device_, fresh.memory->get(), all.data(), all.size(), stream_);
   return fresh;
 }
 

@@ -35,6 +35,7 @@ struct PeerCall {
   double timeout_s = 10;        // of the wait for one signal
   bool streams = false;         // Peers: a launch for each rank
   std::vector<int> silent{};    // Peers, with streams: ranks that are not launched, as if they had died
+  Topology topology{};
 };
 
 // Throws Error(argument) unless the arrays and the call fit one another and the device.
@@ -43,14 +44,16 @@ void check_peer_call(const std::vector<View>& arrays, const PeerCall& call, int 
 struct LoadedProgram {
   Operation operation;
   std::string algorithm;
+  Topology topology;
   PeerProgram program;
   std::unique_ptr<DeviceMemory> memory;  // units, places, begins
 };
 
 class PeerPrograms {
  public:
-  // Throws Error(argument) unless there are 1 to GW_MOST_PEERS ranks. shared_arrays: peers can read the arrays.
-  PeerPrograms(int device, int ranks, bool shared_arrays);
+  // Throws Error(argument) unless there are 1 to GW_MOST_PEERS ranks. shared_arrays: peers can read the arrays. stream: that
+  // programs come to the device by.
+  PeerPrograms(int device, int ranks, bool shared_arrays, void* stream = nullptr);
 
   // Null if there is nothing to do: no elements, or one rank that owes nothing. A new one allocates and waits.
   const LoadedProgram* get(const View& array, const PeerCall& call);
@@ -60,10 +63,12 @@ class PeerPrograms {
   int ranks() const { return ranks_; }
 
  private:
-  LoadedProgram make(const Operation& operation, const std::string& algorithm) const;
+  LoadedProgram make(const Operation& operation, const std::string& algorithm,
+                     const Topology& topology) const;
 
   const int device_, ranks_;
   const bool shared_arrays_;
+  void* const stream_;
   std::list<LoadedProgram> loaded_;
 };
 

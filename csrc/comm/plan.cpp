@@ -337,4 +337,34 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
   return plan;
 }
 
+std::shared_ptr<const Plan> make_meeting_plan(const Operation& op, const Schedule& schedule,
+                                              uint8_t algorithm_id, uint32_t epoch,
+                                              const PlanSettings& settings, const Topology& topology,
+                                              size_t payload_bytes) {
+  auto plan = std::make_shared<Plan>();
+  plan->operation = op;
+  plan->rank = schedule.rank;
+  plan->size = schedule.size;
+  plan->header = common_header(op, algorithm_id, epoch, settings, Geometry{});
+  plan->header.flags = kInPeerMemory;
+  plan->in_peer_memory = true;
+  plan->topology = topology;
+  plan->most_payload_bytes = payload_bytes;
+  plan->most_peers = static_cast<size_t>(schedule.size) - 1;
+  LanePlan& lane = plan->lanes.emplace_back();
+  for (int p = 0; p < schedule.size; ++p)
+    if (p != schedule.rank) lane.peers.push_back(p);
+  lane.in_place.assign(lane.peers.size(), uint8_t{0});
+  const Unit message{.peers = 1, .payload_bytes = payload_bytes};
+  for (size_t i = 0; i < lane.peers.size(); ++i) {
+    lane.sends.push_back(message);
+    lane.sends.back().first_peer = static_cast<uint32_t>(i);
+    plan->send_channels.emplace_back(lane.peers[i], lane.channel_lane);
+  }
+  lane.receives.push_back(message);
+  lane.receives.back().kind = StepKind::recv_reduce;
+  lane.receives.back().peers = static_cast<uint32_t>(lane.peers.size());
+  return plan;
+}
+
 }  // namespace gw

@@ -11,6 +11,7 @@
 #include "codec/wire.hpp"
 #include "comm/operation.hpp"
 #include "schedule/schedule.hpp"
+#include "schedule/topology.hpp"
 
 namespace gw {
 
@@ -69,6 +70,9 @@ struct Plan {
   // Copied before the first step: this rank's own share, in elements.
   size_t copy_in_offset = 0, copy_out_offset = 0, copy_count = 0;
   FrameHeader header;  // fields common to every message; seq is filled in per call
+  // Values go through memory of GPUs (driver_peer.hpp), by a schedule for this topology; messages only say who takes part.
+  bool in_peer_memory = false;
+  Topology topology{};
 };
 
 // Settings that all ranks must share; they travel in every header as a hash.
@@ -82,5 +86,10 @@ struct PlanSettings {
 
 std::shared_ptr<const Plan> make_plan(const Operation& operation, const Schedule& schedule,
                                       uint8_t algorithm_id, uint32_t epoch, const PlanSettings& settings);
+// Of an operation in peer memory: one message of `payload_bytes` to every rank, and one from each.
+std::shared_ptr<const Plan> make_meeting_plan(const Operation& operation, const Schedule& schedule,
+                                              uint8_t algorithm_id, uint32_t epoch,
+                                              const PlanSettings& settings, const Topology& topology,
+                                              size_t payload_bytes);
 
 }  // namespace gw

@@ -9,6 +9,7 @@
 
 #include "comm/copy_tuner.hpp"
 #include "comm/gpu_staging.hpp"
+#include "comm/host_peers.hpp"
 
 namespace gw {
 
@@ -46,6 +47,11 @@ class Staging {
       if (g->device() == device) return *g;
     return *gpus_.emplace_back(std::make_unique<GpuStaging>(device));
   }
+  // For operations in peer memory; of the device that the first of them asked for.
+  HostPeers& peers(int device, int rank, int size) {
+    if (!peers_) peers_ = std::make_unique<HostPeers>(device, rank, size);
+    return *peers_;
+  }
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }  // any thread
 
  private:
@@ -71,6 +77,7 @@ class Staging {
   std::vector<const void*> sources_;
   std::vector<CopyTuner> copy_tuners_;
   std::vector<std::unique_ptr<GpuStaging>> gpus_;
+  std::unique_ptr<HostPeers> peers_;
 };
 
 }  // namespace gw

@@ -120,9 +120,14 @@ void Watchdog::time_out(const Work& work) {
     const char* silent = transport_.control_delivered(p)
                              ? "does not answer, but its host does: it is stopped, or busy outside gradwire"
                              : "does not answer, nor does its host: it is down or cut off";
-    text += answer.nonce != nonce_ ? silent
-                                   : "answers, but is at operation #" + std::to_string(answer.seq) +
-                                         " and sends nothing: a link may be dropping data, or it is slow";
+    const bool by_gpu = !work.executor.missing_on_gpu().empty();
+    text +=
+        answer.nonce != nonce_ ? silent
+        : by_gpu
+            ? "answers, but its GPU did not come so far: what was put on its stream before the call still "
+              "runs, or the GPUs do not reach one another"
+            : "answers, but is at operation #" + std::to_string(answer.seq) +
+                  " and sends nothing: a link may be dropping data, or it is slow";
   }
   throw Error(ErrorKind::timeout, text + ". If the work is merely slow, pass a larger timeout",
               context(work, p));

@@ -326,6 +326,19 @@ void describe(const Codec* codec, gw_cuda_exchange& e) {
         " has no kernels that exchange values between ranks of a GPU: its size depends on the values. "
         "Use one of a fixed size, such as int4 or topk");
 }
+bool has_exchange(const Codec* codec, DType dtype, int device) {
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) return false;
+  if (!codec) return true;
+  if (!shape_of(*codec) || !codec->fixed_size()) return false;
+  gw_cuda_exchange e{};
+  e.codec = codec_of(*codec);
+  e.dtype = static_cast<uint32_t>(dtype);
+  e.device = device;
+  int blocks = 0;
+  const int error = table().most_blocks(&e, &blocks);
+  if (error != GW_CUDA_NO_KERNEL) check(error, "asking for the blocks that run at once");
+  return error == 0;
+}
 int most_blocks(const gw_cuda_exchange& e) {
   int blocks = 0;
   check(table().most_blocks(&e, &blocks), "asking for the blocks that run at once");

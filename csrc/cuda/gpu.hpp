@@ -124,6 +124,7 @@ void close_shared(int device, void* p) noexcept;
 // Exchanges among ranks that read one another's memory (plugin.h). describe: the codec's part of it, null: none. Throws
 // Error(argument) for a codec without such kernels. exchange launches and does not wait.
 void describe(const Codec* codec, gw_cuda_exchange& e);
+bool has_exchange(const Codec* codec, DType dtype, int device);
 int most_blocks(const gw_cuda_exchange& e);
 void exchange(const gw_cuda_exchange& e);
 

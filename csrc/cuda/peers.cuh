@@ -53,7 +53,7 @@ GW_DEVICE bool wait_for(const gw_cuda_exchange& e, uint32_t rank, const gw_cuda_
                              : e.frames[p.rank] + p.slot;
   sources.at[threadIdx.x + (takes_own && p.rank > rank ? 1u : 0u)] = value;
   if (!takes_own) sources.count = 1;
-  if (await<S>(row + p.signal, number, e.limit_ns)) return true;
+  if (await<S>(row + p.signal, number, e.limit_ns, e.stop)) return true;
   note_fault(e.signals[rank], p.rank, u.step + 1u);
   return false;
 }
@@ -64,7 +64,7 @@ GW_DEVICE bool leave_together(const gw_cuda_exchange& e, uint32_t rank, size_t a
   const uint32_t peer = threadIdx.x;
   if (peer >= e.ranks || peer == rank) return true;
   S::raise(e.signals[peer] + at + 1 + rank, number);
-  if (await<S>(e.signals[rank] + at + 1 + peer, number, e.limit_ns)) return true;
+  if (await<S>(e.signals[rank] + at + 1 + peer, number, e.limit_ns, e.stop)) return true;
   note_fault(e.signals[rank], peer, 0xffffu);
   return false;
 }

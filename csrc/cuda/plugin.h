@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define GW_CUDA_VERSION 1u
+#define GW_CUDA_VERSION 2u
 #define GW_CUDA_SYMBOL "gradwire_cuda_table"
 
 /* Codes of the plug-in's own, beside those of CUDA, which are positive. */
@@ -119,6 +119,7 @@ typedef struct gw_cuda_exchange {
   uint32_t lossy;
   int32_t device;
   void* stream;
+  const uint32_t* stop; /* null, or pinned host memory: not 0 ends every wait as if its limit had passed */
 } gw_cuda_exchange;
 #define GW_NO_CODEC (~0u)
 

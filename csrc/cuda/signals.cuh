@@ -42,13 +42,17 @@ GW_DEVICE void let_others_run() {
 #endif
 }
 
-// Until the signal has come to `number`; false after limit_ns.
+// Until the signal has come to `number`; false after limit_ns, or once *stop is not 0 (null: nobody stops it).
 template <class S>
-GW_DEVICE bool await(const uint32_t* at, uint32_t number, uint64_t limit_ns) {
+GW_DEVICE bool await(const uint32_t* at, uint32_t number, uint64_t limit_ns, const uint32_t* stop) {
+  constexpr uint32_t kSeldom = 256;  // looks: the host's memory is far away
   const auto missing = [&] { return static_cast<int32_t>(S::look(at) - number) < 0; };
   if (!missing()) return true;
-  for (const uint64_t start = clock_ns(); missing(); let_others_run())
+  uint32_t looks = 0;
+  for (const uint64_t start = clock_ns(); missing(); let_others_run()) {
     if (clock_ns() - start > limit_ns) return false;
+    if (stop && looks++ % kSeldom == 0 && Signals::look(stop)) return false;
+  }
   return true;
 }
 

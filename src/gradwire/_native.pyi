@@ -152,6 +152,8 @@ class _Gpu:
     DeviceArray: type[DeviceArray]
     Graph: type[Graph]
     HostPeers: type[HostPeers]
+    MOST_PEERS: int  # ranks that read one another's memory
+    def one_shot_below(self, ranks: int) -> int: ...  # bytes of an array, by default
     Peers: type[Peers]
     def status(self) -> dict[str, Any]: ...  # usable, built, simulated: bool; text: the GPUs, or what is missing
     def quantize(
@@ -271,6 +273,7 @@ class Config:
     ifname: str
     topology: str
     deterministic: str
+    gpu_peers: bool
     @staticmethod
     def from_env() -> Config: ...
     def check(self) -> None: ...
@@ -348,6 +351,8 @@ class Communicator:
         # repr of the codec or "", algorithm, raw bytes of an all_reduce, by what its estimate is to be multiplied there
         trials: Sequence[tuple[str, str, float, float]] = (),
     ) -> None: ...
+    # all_reduces of GPU arrays go through memory that ranks map; bytes for which "auto" takes one_shot
+    def use_gpu_peers(self, one_shot_below: int) -> None: ...
     def places(self) -> list[tuple[int, int]]: ...  # host number, machine number of every rank; the same on all
     # seconds: latency one way, between small messages, a byte; the peer calls with leads=False and gets zeros
     def measure_link(self, peer: int, leads: bool) -> tuple[float, float, float]: ...

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwire import _native
+from gradwire import _native, gpu_peers
 from gradwire.config import Duration, make_config, seconds
 from gradwire.errors import ArgumentError
 from gradwire.launch import default_store, discover, open_store
@@ -40,8 +40,8 @@ def init(
     the one measured earlier on these hosts, from rank 0's cache; measured now if there is none. None: the
     variable GRADWIRE_TOPOLOGY, else nothing is known of the links. The same sort on every rank.
     settings: transport, sockets, congestion, channel_bytes, segment_bytes, spin_us, ifname, heartbeat_s,
-    deterministic; each overrides the GRADWIRE_ variable of its name. Raises ArgumentError for a wrong
-    setting, RendezvousError that names the ranks that did not come.
+    deterministic, gpu_peers; each overrides the GRADWIRE_ variable of its name. Raises ArgumentError for a
+    wrong setting, RendezvousError that names the ranks that did not come.
 
     >>> import gradwire, numpy as np
     >>> with gradwire.init(rank=0, size=1) as comm:
@@ -135,6 +135,7 @@ class Communicator(Priced):
         self.rank, self.size, self.epoch = place
         transport = shared.meeting.connect(place, self._scope, self._config, timeout)
         self._bind(_native.Communicator(transport, place.epoch, self._config))
+        self._gpu_peers = gpu_peers.agree(self._native) if self._config.gpu_peers else "off"
 
     # -- groups and generations ------------------------------------------------------------------------------
     def split(self, color: int | None, key: int = 0) -> Communicator | None:
@@ -191,6 +192,26 @@ class Communicator(Priced):
         return self
 
     # -- looking ---------------------------------------------------------------------------------------------
+    @property
+    def gpu_peers(self) -> str:
+        """Whether an all_reduce of GPU arrays goes through GPU memory that the ranks map (CUDA IPC between
+        processes, NVLink or PCIe between GPUs): "on", "off", or "off: " and why, where the setting
+        gpu_peers=True asked for it. The same on every rank.
+
+        It takes up to 16 ranks of one host with GPUs of one kind. Of their all_reduces it carries those of
+        float32, bfloat16 and float16 without a codec, or with one whose blocks hold up to 256 values (casts,
+        quantisers, fp8, mx), by any algorithm inside one host; the others go through pinned memory as ever.
+        A result has the same bits on either way by the same algorithm; "auto" goes by another table here, so
+        its choice, and with a codec the bits, can differ. The call, or `Work.wait`, returns once the GPU is
+        done, because only then it is known that no rank was lost meanwhile. A rank keeps to one GPU. If one
+        rank brings an array on a GPU to an all_reduce, all have to: MismatchError otherwise.
+
+        >>> import gradwire
+        >>> gradwire.testing.run_ranks(2, lambda comm: comm.gpu_peers)
+        ['off', 'off']
+        """
+        return self._gpu_peers
+
     def stats(self) -> dict[str, int]:
         """Counters since the start of this epoch: operations; bytes_sent and bytes_received over all channels
         (headers included); socket_bytes_sent and socket_bytes_received as the kernel took and gave them;

@@ -19,6 +19,7 @@ FIELDS = (
     "spin_us",
     "ifname",
     "deterministic",
+    "gpu_peers",
 )
 
 Duration = Union[float, timedelta]  # a bare number means seconds

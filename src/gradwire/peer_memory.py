@@ -22,7 +22,8 @@ class PeerMemory:
 
     comm: all of its ranks make this object together, and then the same calls in the same order. device: the
     GPU of this rank's arrays. Ranks may share a GPU, which then gives each of them a slice of time: good for
-    tests alone. Not used by `comm.all_reduce` in this version. Raises ArgumentError if the ranks are on
+    tests alone. `gradwire.init(gpu_peers=True)` lets `comm.all_reduce` do the same by itself; this class is
+    for CUDA graphs and for calls that return before the GPU is done. Raises ArgumentError if the ranks are on
     several hosts.
 
     >>> import gradwire, numpy as np
@@ -69,7 +70,6 @@ class PeerMemory:
         """
         call = (x, op, as_codec(codec), algorithm, () if residual is None else (residual,), timeout)
         if not self._peers.ready(*call):
-            self._comm.barrier()  # nobody still reads what is let go
             mine = np.frombuffer(self._peers.grow(), np.uint8)
             self._peers.connect(self._comm.all_gather(mine).tobytes())
         self._peers.all_reduce(*call)

@@ -37,7 +37,7 @@ _NAMES = [
 
 def _function(name: str) -> Any:
     table = (ctypes.c_uint64 * (1 + len(_NAMES)))()
-    assert library.gradwire_cuda_table(1, ctypes.sizeof(table), table) == 0
+    assert library.gradwire_cuda_table(2, ctypes.sizeof(table), table) == 0
     return ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5)(table[1 + _NAMES.index(name)])
 
 
