@@ -38,6 +38,9 @@ CODECS = [
     "bf16",
     "fp16",
     "identity",
+    "nvfp4",
+    "topk(ratio=0.05)",
+    "randk(ratio=0.1)",
 ]
 BY_PINNED_MEMORY = ["rice4", "lossless"]
 MESSAGE = 64 + 144  # header and address
