@@ -72,7 +72,7 @@ def bench(lab: Lab | None, hosts: int, words: list[str], timeout: float) -> list
         ranks = []
         for rank in range(hosts):
             me = [f"--rank={rank}", f"--size={hosts}", f"--store={(Path(folder) / 'store').as_uri()}"]
-            command = [sys.executable, "-m", "gradwire.bench", "bench", "all_reduce", *words, *me]
+            command = [sys.executable, "-m", "gradwire", "bench", "all_reduce", *words, *me]
             command += ["--transport=tcp", "--no-progress", f"--json={out}"]
             env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": ADDRESS if lab else "127.0.0.1"}
             env |= {"GLOO_SOCKET_IFNAME": "eth0" if lab else "lo"}

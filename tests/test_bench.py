@@ -23,7 +23,7 @@ from gradwire.bench.cli import main
 
 def command(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "gradwire.bench", *words],
+        [sys.executable, "-m", "gradwire", *words],
         capture_output=True,
         text=True,
         timeout=110,

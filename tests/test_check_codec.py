@@ -121,7 +121,7 @@ def test_the_example_runs_and_passes() -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command in (
         [sys.executable, "custom_codec.py"],
-        [sys.executable, "-m", "gradwire.bench", "check-codec", "custom_codec:Ternary"],
+        [sys.executable, "-m", "gradwire", "check-codec", "custom_codec:Ternary"],
     ):
         done = subprocess.run(
             command, cwd=EXAMPLES, env=env, capture_output=True, text=True, timeout=60, check=False

@@ -47,7 +47,7 @@ def test_this_installation_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_command_prints_a_line_for_everything() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gradwire.bench", "doctor"],
+        [sys.executable, "-m", "gradwire", "doctor"],
         capture_output=True,
         text=True,
         timeout=100,

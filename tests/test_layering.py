@@ -122,6 +122,7 @@ LEVELS = {
     "testing": 11,
     "torch": 11,
     "bench": 12,
+    "__main__": 13,
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RUN = [sys.executable, "-m", "gradwire.bench", "run"]
+RUN = [sys.executable, "-m", "gradwire", "run"]
 
 
 def hear_interrupts() -> None:

@@ -208,7 +208,7 @@ def test_the_cache_is_filled_once_and_read_afterwards(
 def test_the_probe_command_writes_a_file_that_init_reads(tmp_path: Path) -> None:
     file = tmp_path / "topology.json"
     words = ["probe", "--ranks", "2", "--links-only", "--no-progress", "-o", str(file)]
-    command = [sys.executable, "-m", "gradwire.bench", *words]
+    command = [sys.executable, "-m", "gradwire", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "no link stands out" in done.stdout and str(file) in done.stdout
     found = run_ranks(2, lambda comm: (comm.measured, comm.explain(1 << 20)), topology=str(file))
@@ -219,7 +219,7 @@ def test_the_probe_command_writes_a_file_that_init_reads(tmp_path: Path) -> None
 def test_probing_a_lab_names_its_slow_link(make_lab: Any, tmp_path: Path) -> None:
     lab = make_lab(4, "500mbit")
     lab.limit_link(1, 2, "50mbit")
-    words = [sys.executable, "-m", "gradwire.bench", "probe", "--links-only", "--no-progress", "--size", "4"]
+    words = [sys.executable, "-m", "gradwire", "probe", "--links-only", "--no-progress", "--size", "4"]
     words += ["--store", (tmp_path / "store").as_uri(), "-o", str(tmp_path / "topology.json")]
     env = {**os.environ, "GRADWIRE_IFNAME": "eth0"}
     ranks = [

@@ -16,7 +16,7 @@ examples:
   gradwire probe --ranks 4                             every link between ranks; which are slow
   gradwire doctor                                      what works here, what does not, and why
   gradwire bench all_reduce --ranks 2 --vs gloo        two processes on this machine, Gloo beside
-  torchrun --nproc-per-node 4 -m gradwire.bench bench all_reduce --codec none,int8,int4
+  torchrun --nproc-per-node 4 -m gradwire bench all_reduce --codec none,int8,int4
   gradwire bench codec --codec int8,int4 --size 25m    encode and decode speed as a share of memcpy
 
 Every column is defined in benchmarks/README.md of the source tree.

@@ -31,7 +31,7 @@ def start_ranks(words: Sequence[str], ranks: int) -> int:
         commands = []
         for rank in range(ranks):
             here = [f"--rank={rank}", f"--size={ranks}", f"--store={store}"]
-            commands.append(Command([sys.executable, "-m", "gradwire.bench", *words, *here], env))
+            commands.append(Command([sys.executable, "-m", "gradwire", *words, *here], env))
         return run_ranks(commands)
 
 

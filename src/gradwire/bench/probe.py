@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         if args.show:
-            print(table(gradwire.Topology.from_json(Path(args.show).read_bytes(), args.show)))
+            print(table(gradwire.Topology.read(args.show)))
             return 0
         if args.rank is None and not launch.under_launcher():
             return launch.start_ranks(args.words, args.ranks or 2)

@@ -1,4 +1,4 @@
-"""`python -m gradwire.bench` is the command `gradwire`, for where scripts are not on the PATH."""
+"""`python -m gradwire` is the command `gradwire`, for where scripts are not on the PATH."""
 
 from __future__ import annotations
 
