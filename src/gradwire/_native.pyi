@@ -20,11 +20,16 @@ def build_info() -> dict[str, str]: ...  # compiler, version
 
 # -- codec -------------------------------------------------------------------------------------------------------
 class Codec:
-    name: str
-    id: int
-    lossy: bool
-    block: int
-    fixed_size: bool  # payloads of one count all have one size
+    @property
+    def name(self) -> str: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def lossy(self) -> bool: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def fixed_size(self) -> bool: ...  # payloads of one count all have one size
     def __init__(
         self,
         name: str,
@@ -190,9 +195,12 @@ gpu: _Gpu
 
 # -- schedule ----------------------------------------------------------------------------------------------------
 class Topology:  # empty lists: all on one host; 0, 1, 2, ...; none
-    host: list[int]  # [size] number of each rank's host
-    order: list[int]  # [size] the ranks around a ring
-    slow: list[bool]  # [size] ranks that reach all others slowly
+    @property
+    def host(self) -> list[int]: ...  # [size] number of each rank's host
+    @property
+    def order(self) -> list[int]: ...  # [size] the ranks around a ring
+    @property
+    def slow(self) -> list[bool]: ...  # [size] ranks that reach all others slowly
     def __init__(self, host: Sequence[int] = (), order: Sequence[int] = (), slow: Sequence[bool] = ()) -> None: ...
     def check(self, size: int) -> None: ...  # ArgumentError unless it describes that many ranks
 
@@ -231,13 +239,20 @@ class Schedule:
     ) -> None: ...  # `lanes` gives copies: edit them and assign them back
 
 class Candidate:
-    algorithm: str
-    seconds: float
-    rounds: int
-    lossy_encodes: int
-    nested_sums: int
-    valid: bool
-    reason: str
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def lossy_encodes(self) -> int: ...
+    @property
+    def nested_sums(self) -> int: ...
+    @property
+    def valid(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
 
 def algorithms() -> list[dict[str, Any]]: ...  # name, id, summary
 def supports(algorithm: str, collective: str, size: int) -> bool: ...
@@ -292,7 +307,8 @@ def address_of_interface(name: str) -> str: ...  # ArgumentError that lists the 
 
 class InprocHub:
     def __init__(self, size: int, channel_bytes: int = 524288) -> None: ...
-    size: int
+    @property
+    def size(self) -> int: ...
     def connect(self, rank: int) -> Transport: ...
     def delay(self, src: int, dst: int, seconds: float) -> None: ...
     def drop(self, src: int, dst: int) -> None: ...
@@ -305,16 +321,20 @@ class SharedBlock:  # a buffer of bytes, in memory that ranks of this host can m
 def is_shared(address: int, bytes: int) -> bool: ...  # all of it in such memory, and still lent
 
 class Work:
-    device: int  # of the arrays; -1: the CPU
+    @property
+    def device(self) -> int: ...  # of the arrays; -1: the CPU
     def done(self) -> bool: ...  # on the GPU too
     def order(self, array: Any) -> None: ...  # once waited for: the array's current stream waits for the GPU's part
     def wait(self, timeout: float = -1.0) -> None: ...  # raises the operation's error; Timeout if not done by then (it goes on)
     def seconds(self) -> tuple[float, float, float]: ...  # submitted, started, finished (time.monotonic clock)
 
 class Communicator:
-    rank: int
-    size: int
-    epoch: int
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
     def __init__(self, transport: Transport, epoch: int, config: Config) -> None: ...
     # timeout < 0: the communicator's default. algorithm "": auto. sync=True: runs to the end and returns None.
     # The caller keeps every array alive until the Work is done.
@@ -338,7 +358,8 @@ class Communicator:
     def barrier(self, sync: bool, timeout: float) -> Work | None: ...
     def explain(self, count: int, dtype: str, codec: Codec | None) -> str: ...
     def choose(self, count: int, dtype: str, codec: Codec | None) -> str: ...  # the algorithm "auto" takes for all_reduce
-    topology: Topology
+    @property
+    def topology(self) -> Topology: ...
     # Both: the same on every rank, between the same two collectives.
     def set_topology(self, topology: Topology) -> None: ...
     def set_costs(

@@ -184,6 +184,16 @@ class Collectives:
     def _cheapest(self, count: int, dtype: str, codec: Codec | None) -> float:
         return min(c.seconds for c in self._native.candidates(count, dtype, codec) if c.valid)
 
+    @overload
+    def all_reduce_many(
+        self, xs: Sequence[A], op: str = ..., codec: CodecLike = ..., algorithm: str = ..., *,
+        bucket_bytes: int = ..., async_op: Literal[False] = ..., timeout: Duration | None = ...,
+    ) -> Sequence[A]: ...  # fmt: skip
+    @overload
+    def all_reduce_many(
+        self, xs: Sequence[A], op: str = ..., codec: CodecLike = ..., algorithm: str = ..., *,
+        bucket_bytes: int = ..., async_op: Literal[True], timeout: Duration | None = ...,
+    ) -> ManyWork[A]: ...  # fmt: skip
     def all_reduce_many(
         self,
         xs: Sequence[A],
@@ -197,8 +207,7 @@ class Collectives:
     ) -> Sequence[A] | ManyWork[A]:
         """Combine each of many arrays over all ranks, in place, in few messages. Returns xs, or a Work of it.
 
-        xs: arrays of any shapes and dtypes, the same list on every rank. bucket_bytes: how much is sent
-        as one.
+        xs: arrays of any shapes and dtypes, the same list on every rank. bucket_bytes: sent as one.
         Without a lossy codec results have the same bits as if every array had been reduced alone, by
         algorithm "direct"; "auto" takes none that adds in another order. With one they do if algorithm is
         "one_shot" and the codec's blocks are encoded independently: elsewhere who owns an element, and adds
@@ -347,8 +356,7 @@ class Collectives:
         Work.
 
         Messages between two ranks arrive in the order sent. Returns once x may be reused, which for a large x
-        needs
-        the receiver: two ranks that both send first should use async_op.
+        needs the receiver: two ranks that both send first should use async_op.
 
         >>> import gradwire, numpy as np
         >>> def rank(comm):
@@ -369,6 +377,10 @@ class Collectives:
         work = self._native.recv(x, src, tag, not async_op, limit)
         return self._submitted(work, x) if async_op else x
 
+    @overload
+    def barrier(self, async_op: Literal[False] = ..., timeout: Duration | None = ...) -> None: ...
+    @overload
+    def barrier(self, async_op: Literal[True], timeout: Duration | None = ...) -> Work[None]: ...
     def barrier(self, async_op: bool = False, timeout: Duration | None = None) -> Work[None] | None:
         """Return once every rank has called it.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -138,11 +138,14 @@ class Communicator(Priced):
         self._gpu_peers = gpu_peers.agree(self._native) if self._config.gpu_peers else "off"
 
     # -- groups and generations ------------------------------------------------------------------------------
+    @overload
+    def split(self, color: int, key: int = ...) -> Communicator: ...
+    @overload
+    def split(self, color: int | None, key: int = ...) -> Communicator | None: ...
     def split(self, color: int | None, key: int = 0) -> Communicator | None:
         """Divide the ranks into groups. Every rank calls it; those with one color form a new communicator.
 
-        color: any integer, or None to be in no group (returns None). key: order within the group, ties by
-        rank.
+        color: any integer, or None to be in no group (returns None). key: order within it, ties by rank.
         Groups are independent: each has its own connections and may be used while the others are.
 
         >>> import gradwire

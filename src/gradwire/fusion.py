@@ -76,9 +76,8 @@ class Fused:
 
 
 class ManyWork(Generic[A]):
-    """What `all_reduce_many` returns with async_op: like `Work`, for the whole list. The arrays must
-    not be touched until
-    `wait` has returned; it must be called.
+    """What `all_reduce_many` returns with async_op: like `Work`, for the whole list. `wait` must be called,
+    and the arrays not be touched until it has returned.
     """
 
     def __init__(
