@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gradwire
@@ -212,6 +213,20 @@ def test_a_codec_that_is_not_one_is_refused(name: str) -> None:
         gradwire.codec(name)
 
 
+@pytest.mark.parametrize("nothing", [{"ratio": 0}, {"block": 0}, {"values": ""}])
+def test_a_parameter_of_nothing_is_refused_not_replaced_by_the_default(nothing: dict[str, Any]) -> None:
+    with pytest.raises(gradwire.ArgumentError, match="leave it out for the default"):
+        gradwire.codec("topk", **nothing)
+
+
+def test_auto_is_refused_where_there_is_no_choice_to_make() -> None:
+    def rank(comm: gradwire.Communicator) -> None:
+        with pytest.raises(gradwire.ArgumentError, match=r"auto.*all_reduce"):
+            comm.all_reduce_many([np.ones(4, np.float32)], codec="auto")
+
+    run_ranks(1, rank)
+
+
 # -- the package ---------------------------------------------------------------------------------------------
 def test_numpy_alone_is_enough() -> None:
     code = (
@@ -226,6 +241,14 @@ def test_numpy_alone_is_enough() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout, done.returncode) == ("[2.0, 2.0]\n", 0), done.stderr
+
+
+def test_without_torch_its_part_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; import gradwire; gradwire.torch"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "ImportError: gradwire.torch needs torch" in done.stderr
 
 
 def test_all_names_in_all_are_there() -> None:

@@ -104,6 +104,8 @@ def test_ranks_that_hold_different_topologies_are_told() -> None:
 
 
 def test_a_topology_of_other_ranks_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"no-file.*gradwire probe"):
+        gradwire.init(rank=0, size=1, topology="no-file.json")
     with gradwire.init(rank=0, size=1) as comm, pytest.raises(ArgumentError, match="probe"):
         comm.use(network(2))
 

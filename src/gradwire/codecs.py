@@ -47,6 +47,11 @@ def codec(name: str, **parameters: Any) -> Codec:
             f'codec "{name}" is not of the form name or name(parameter=value); known: {_known()}'
         )
     word, written = match.groups()
+    if word == "auto":
+        raise ArgumentError(
+            'codec "auto" is chosen for each array, by all_reduce and gradwire.torch; here name one of: '
+            + _known()
+        )
     given: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in (written or "").split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
@@ -62,6 +67,8 @@ def codec(name: str, **parameters: Any) -> Codec:
             given[key] = kind(value)
         except (TypeError, ValueError):
             raise ArgumentError(f'codec "{word}": {key} must be {kind.__name__}, got {value!r}') from None
+        if key != "seed" and not given[key]:  # which is how native code hears that it was not given
+            raise ArgumentError(f'codec "{word}": {key} cannot be {value!r}; leave it out for the default')
     return Codec(word, **given)
 
 

@@ -142,15 +142,12 @@ class Priced(Collectives):
         if self.rank == 0:
             try:
                 if isinstance(wanted, Topology):
-                    text = wanted.to_json().encode()
-                elif wanted == "auto":
-                    path = self.topology_cache()
-                    text = path.read_bytes() if path.exists() else b""
-                else:
-                    text = Path(wanted).read_bytes()
-                if text:
-                    Topology.from_json(text, str(wanted))
-            except (OSError, ArgumentError) as error:
+                    Topology.from_json(text := wanted.to_json().encode(), repr(wanted))
+                elif wanted != "auto":
+                    text = Topology.read(wanted).to_json().encode()
+                elif (path := self.topology_cache()).exists():
+                    text = Topology.read(path).to_json().encode()
+            except ArgumentError as error:
                 problem, text = str(error), b""
         length = np.array([-1 if problem else len(text)], np.int64)
         self.broadcast(length, root=0)

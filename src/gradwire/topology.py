@@ -1,9 +1,7 @@
-"""What `gradwire probe` measured: links between ranks, rates of this machine's kernels, and what
-follows from them.
+"""What `gradwire probe` measured: links between ranks, rates of this machine's kernels, and what follows.
 
-A file holds it as JSON. `gradwire.init(topology="file.json")` prices "auto" with it, sends the ring
-around slow
-links, and makes slow ranks leaves of trees.
+A file holds it as JSON. `gradwire.init(topology="file.json")` prices "auto" with it, sends the ring around
+slow links, and makes slow ranks leaves of trees.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ VERSION = 2
 SLOW = 2.0
 _TYPICAL_BYTES = 256 << 10
 # CPU time of the kernel's TCP for a byte at either end; a faster link spends all of its time there.
-# (Measured on
-# two cores of a 2.5 GHz Xeon, 2026-11: loopback moves 1.5 to 3 GB/s with a core at each end.)
+# (Two cores of a 2.5 GHz Xeon, 2026-11: loopback moves 1.5 to 3 GB/s with a core at each end.)
 _TCP_TOUCH = 1 / 3e9
 _EXACT_UP_TO = 8  # ranks: 7!/2 rings
 
@@ -179,6 +176,17 @@ class Topology:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArgumentError(f"{where} is not a topology file: {error}") from None
         return topology
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Topology:
+        """What `save` wrote. ArgumentError if it cannot be read."""
+        try:
+            text = Path(path).read_bytes()
+        except (OSError, TypeError) as error:
+            raise ArgumentError(
+                f"topology: {error}; `gradwire probe -o FILE` measures the links and writes such a file"
+            ) from None
+        return Topology.from_json(text, str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Whole or not at all: readers never see half a file."""

@@ -4,6 +4,11 @@ layers over coded collectives, and coded links between pipeline stages.
 >>> handle = gradwire.torch.attach(ddp, codec="int8")  # doctest: +SKIP
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError("gradwire.torch needs torch, 2.6 or newer: pip install 'gradwire[torch]'") from error
+
 from . import fsdp, pipeline
 from . import ops as _ops  # noqa: F401  # registers torch.ops.gradwire.*
 from .backend import ProcessGroupOptions
