@@ -116,6 +116,20 @@ def copy(target: Any, source: Any) -> None:
         target[...] = source
 
 
+def put(x: Any, places: Any, values: Any, *, add: bool = False) -> None:
+    """x[places] = values, or += values: x flat float32, wherever it is; places int64, each once, and values
+    float32 in host memory."""
+    if on_gpu(x):
+        there = empty(x, places.size, "int64"), empty(x, values.size, "float32")
+        copy(there[0], places)
+        copy(there[1], values)
+        _native.gpu.scatter(there[1], there[0], x, add)
+    elif add:
+        x[places] += values
+    else:
+        x[places] = values
+
+
 def square_sum(x: Any) -> float:
     """Of float32, in float64; waits for a GPU."""
     if is_torch(x):

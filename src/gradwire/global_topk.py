@@ -8,6 +8,9 @@ codec (Li, Hoefler: Near-Optimal Sparse Allreduce for Distributed Deep Learning,
 of what owners drop).
 
 Above a density at which that costs more than sending everything, all ranks send everything.
+
+Of an array on a GPU, value and residual stay there: what is picked comes to the host, which sends it, and the
+places that change go back. The bytes are those of an array in host memory, so ranks may have either.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradwire import _native
+from gradwire import _native, arrays
 from gradwire._native import Codec
 from gradwire.errors import ArgumentError, FrameError
 from gradwire.feedback import ErrorFeedback
@@ -92,35 +95,37 @@ class GlobalTopK:
         """Replace x by the sparse sum or average over the ranks of `comm`; all of them end with the same
         bits.
 
-        x: contiguous float32 array, any shape, NumPy or a CPU torch tensor. op: "sum" or "avg". name: of the
-        array, under which residual and threshold are kept. Returns x. Raises what `Communicator.all_reduce`
-        raises.
+        x: contiguous float32 array, any shape, NumPy or torch, or of any kind on a GPU, which is waited for.
+        op: "sum" or "avg". name: of the array, under which residual and threshold are kept. Returns x. Raises
+        what `Communicator.all_reduce` raises.
         """
-        out = np.asarray(x)
-        if out.dtype != np.float32 or not out.flags.c_contiguous or not out.flags.writeable:
-            raise ArgumentError(f"global_topk: x must be contiguous, writable float32, got {out.dtype}")
         if op not in ("sum", "avg"):
             raise ArgumentError(f'global_topk: op must be "sum" or "avg", got {op!r}')
-        out = out.reshape(-1)
-        self._feedback.declare(name, out.size)
-        with self._feedback.borrow(name) as owed:
-            np.add(owed if self.error_feedback else np.float32(0), out, out=owed)
+        out = _flat(x)
+        self._feedback.declare(name, arrays.count_and_dtype(out)[0])
+        with self._feedback.borrow(name, like=out) as owed:
+            if not self.error_feedback:
+                arrays.clear(owed)
+            if arrays.on_gpu(out):
+                _native.gpu.load(out, owed, add=True)
+            else:
+                np.add(owed, out, out=owed)
             self.reduce(comm, owed, out, op, name=name, timeout=timeout)
         return x
 
     def reduce(
         self,
         comm: Any,
-        value: Floats,
-        out: Floats,
+        value: Any,
+        out: Any,
         op: str = "avg",
         *,
         name: str = "",
         timeout: float | None = None,
     ) -> None:
         """One step with the caller's own residual. value: gradient + residual, becomes the loss; out:
-        receives the result."""
-        size, rank, count = comm.size, comm.rank, value.size
+        receives the result. Both flat float32, in host memory or on one GPU."""
+        size, rank, count = comm.size, comm.rank, arrays.count_and_dtype(value)[0]
         if count == 0:
             return
         scale = np.float32(1 / size if op == "avg" else 1)
@@ -132,33 +137,36 @@ class GlobalTopK:
         if (table[:, 0] < 0).any() or (table[:, 0] > count).any() or (table[:, 1:] > count).any():
             raise FrameError("global_topk: a rank reports more places than the array has")
         if int(table[:, 0].sum()) >= self.crossover * size * count:
-            np.copyto(out, value)
+            arrays.copy(out, value)
             comm.all_reduce(out, op=op, timeout=timeout)
-            value[:] = 0
+            arrays.clear(value)
             return
         cuts = self._cuts(table, size, count)
         with np.errstate(all="ignore"):  # NaN and Inf travel; they are no reason to warn
             length = int(cuts[rank + 1] - cuts[rank])
             frames = self._to_owners(comm, (picked, places), cuts, value, timeout)
-            places, sums = self._owned(frames, length, round(self.ratio * count / size), value[cuts[rank] :])
-            frame, decoded = self._encode(sums * scale, places, length)
+            union, sums, kept = self._owned(frames, length, round(self.ratio * count / size))
+            places = union[kept]
+            frame, decoded = self._encode(sums[kept] * scale, places, length)
             # what rounding and coding lost of the result weighs as much as in the sum
-            value[cuts[rank] + places] += _finite(sums - decoded * np.float32(1 if op == "sum" else size))
+            sums[kept] -= decoded * np.float32(1 if op == "sum" else size)
+            arrays.put(value, cuts[rank] + union, _finite(sums), add=True)
             if not np.isfinite(picked).all():
-                value[~np.isfinite(value)] = 0  # there may be more of them than were picked
+                _zero_what_is_not_finite(value)  # there may be more of them than were picked
             self._spread(comm, (frame, places.size), cuts, out, timeout)
 
     def _to_owners(
-        self, comm: Any, pick: tuple[Floats, Places], cuts: Places, value: Floats, timeout: float | None
+        self, comm: Any, pick: tuple[Floats, Places], cuts: Places, value: Any, timeout: float | None
     ) -> list[tuple[Any, Floats]]:
         """Sends what was picked; `value` keeps what that lost. Returns what came for this rank's region."""
         picked, places = pick
         edges = np.searchsorted(places, cuts)
-        frames = []
+        frames, lost = [], np.empty(places.size, np.float32)
         for r, (a, b) in enumerate(zip(edges, edges[1:])):
             frame, decoded = self._encode(picked[a:b], places[a:b] - cuts[r], int(cuts[r + 1] - cuts[r]))
-            value[places[a:b]] = _finite(picked[a:b] - decoded)
+            lost[a:b] = _finite(picked[a:b] - decoded)
             frames.append(frame)
+        arrays.put(value, places, lost)
         length = int(cuts[comm.rank + 1] - cuts[comm.rank])
         theirs = comm.all_to_all(np.ascontiguousarray(np.diff(edges), np.int64), timeout=timeout)
         if (theirs < 0).any() or (theirs > length).any():
@@ -169,10 +177,8 @@ class GlobalTopK:
         return [self._decode(frame, int(n), length) for frame, n in zip(got, theirs)]
 
     @staticmethod
-    def _owned(
-        frames: list[tuple[Any, Floats]], length: int, most: int, residual: Floats
-    ) -> tuple[Any, Floats]:
-        """Places and sums that this owner keeps, at most `most`; the others go into its residual."""
+    def _owned(frames: list[tuple[Any, Floats]], length: int, most: int) -> tuple[Any, Floats, Any]:
+        """Places that were picked, their sums, and which of those this owner keeps: at most `most`."""
         total, touched = np.zeros(length, np.float32), np.zeros(length, bool)
         for at, values in frames:  # in rank order: the same bits whatever came first
             total[at] += values
@@ -180,13 +186,10 @@ class GlobalTopK:
         union = np.flatnonzero(touched)
         sums, most = total[union], max(1, most)
         if union.size <= most:
-            return union, sums
-        kept, order = np.empty(most, np.float32), np.empty(most, np.int64)
-        _native.topk(sums, most, kept, order)
-        dropped = np.ones(union.size, bool)
-        dropped[order] = False
-        residual[union[dropped]] += _finite(sums[dropped])
-        return union[order], kept
+            return union, sums, np.arange(union.size)
+        order = np.empty(most, np.int64)
+        _native.topk(sums, most, np.empty(most, np.float32), order)
+        return union, sums, order
 
     # -- state
     # ---------------------------------------------------------------------------------------------------
@@ -218,19 +221,17 @@ class GlobalTopK:
     # -- picking
     # -------------------------------------------------------------------------------------------------
 
-    def _pick(self, value: Floats, name: str) -> tuple[Floats, Places]:
-        k = max(1, round(self.ratio * value.size))
+    def _pick(self, value: Any, name: str) -> tuple[Floats, Places]:
+        k = max(1, round(self.ratio * arrays.count_and_dtype(value)[0]))
         threshold = self._thresholds.get(name, 0.0) if self.reuse_threshold else 0.0
         if threshold > 0:
-            values, places = np.empty(2 * k, np.float32), np.empty(2 * k, np.int64)
-            found = _native.select_at_least(value, threshold, values, places)
+            found, values, places = _select(value, 2 * k, threshold)
             if k // 2 <= found <= 2 * k and found:
                 # The number above a threshold t falls about as t^-4 to t^-8 where it matters: a small power
                 # of the excess corrects it without overshooting.
                 self._thresholds[name] = float(np.float32(threshold * (found / k) ** 0.2))
                 return values[:found], places[:found]
-        values, places = np.empty(k, np.float32), np.empty(k, np.int64)
-        _native.topk(value, k, values, places)
+        _, values, places = _select(value, k)
         least = float(np.abs(values).min())
         self._thresholds[name] = least if math.isfinite(least) else 0.0
         return values, places
@@ -272,7 +273,7 @@ class GlobalTopK:
         return places, values
 
     def _spread(
-        self, comm: Any, mine: tuple[Any, int], cuts: Places, out: Floats, timeout: float | None
+        self, comm: Any, mine: tuple[Any, int], cuts: Places, out: Any, timeout: float | None
     ) -> None:
         """Every owner's frame to everybody, and into `out`."""
         size, rank = comm.size, comm.rank
@@ -284,10 +285,10 @@ class GlobalTopK:
         got = [np.empty(self._bytes(int(m), int(length)), np.uint8) for m, length in zip(numbers, lengths)]
         got[rank] = frame
         self._post(comm, [frame] * size, got, timeout)
-        out[:] = 0
-        for r, part in enumerate(got):
-            places, values = self._decode(part, int(numbers[r]), int(lengths[r]))
-            out[cuts[r] + places] = values
+        parts = [self._decode(part, int(n), int(length)) for part, n, length in zip(got, numbers, lengths)]
+        arrays.clear(out)
+        everywhere = np.concatenate([cut + places for cut, (places, _) in zip(cuts, parts)])
+        arrays.put(out, everywhere, np.concatenate([values for _, values in parts]))
 
     @staticmethod
     def _post(comm: Any, frames: list[Any], got: list[Any], timeout: float | None) -> None:
@@ -298,6 +299,50 @@ class GlobalTopK:
             works.append(comm.send(frames[to], to, async_op=True, timeout=timeout))
         for work in works:
             work.wait()
+
+
+def _flat(x: Any) -> Any:
+    """x itself on a GPU, where the kernels take any shape."""
+    if arrays.on_gpu(x):
+        dtype = arrays.count_and_dtype(x)[1]
+        if dtype != "float32":
+            raise ArgumentError(f"global_topk: x must be float32, got {dtype}")
+        return x
+    flat = np.asarray(x)
+    if flat.dtype != np.float32 or not flat.flags.c_contiguous or not flat.flags.writeable:
+        raise ArgumentError(f"global_topk: x must be contiguous, writable float32, got {flat.dtype}")
+    return flat.reshape(-1)
+
+
+def _select(value: Any, room: int, threshold: float = 0.0) -> tuple[int, Floats, Places]:
+    """The `room` largest, or those that reach a threshold, of which there may be more or fewer: how many
+    there are, values and places."""
+    values, places = np.empty(room, np.float32), np.empty(room, np.int64)
+    if not arrays.on_gpu(value):
+        if threshold > 0:
+            return _native.select_at_least(value, threshold, values, places), values, places
+        _native.topk(value, room, values, places)
+        return room, values, places
+    count, found = arrays.count_and_dtype(value)[0], room
+    there = arrays.empty(value, room, "float32"), arrays.empty(value, room, "int64")
+    scratch = arrays.empty(value, _native.gpu.topk_bytes(count, room), "uint8")
+    if threshold > 0:
+        found = _native.gpu.select_at_least(value, threshold, *there, scratch)
+    else:
+        _native.gpu.topk(value, room, *there, scratch)
+    arrays.copy(values, there[0])
+    arrays.copy(places, there[1])
+    return found, values, places
+
+
+def _zero_what_is_not_finite(value: Any) -> None:
+    """What is not finite becomes 0."""
+    here = np.empty(arrays.count_and_dtype(value)[0], np.float32) if arrays.on_gpu(value) else value
+    if here is not value:
+        arrays.copy(here, value)
+    here[~np.isfinite(here)] = 0
+    if here is not value:
+        arrays.copy(value, here)
 
 
 def _finite(x: Floats) -> Floats:
