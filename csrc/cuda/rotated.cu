@@ -31,6 +31,9 @@ GW_DEVICE uint32_t signs_of(const Key& key, uint64_t block, uint32_t lane) {
   const Draws draws = key.at(block);
   const uint32_t in_block = lane % kLanes;
   uint32_t signs = 0;
+#ifdef __CUDACC__
+#pragma unroll 1  // eight draws side by side took more registers than there are (sm_80, sm_100)
+#endif
   for (uint32_t k = 0; k < kValues; ++k)
     signs |= (draws(in_block % 2 * kValues + k) >> (in_block / 2) & 1u) << k;
   return signs;
