@@ -45,6 +45,8 @@ class Driver {
   virtual bool ready(const Unit&, size_t /*slot*/) { return true; }
   // When ready: writes the payload; returns its size.
   virtual size_t fill(const Unit& send, size_t slot, std::byte* payload, CopyTuner* tuner) = 0;
+  // When ready: the payload, if it lies in host memory as it travels, and need not be written. No data: it has to be.
+  virtual Payload ready_made(const Unit& /*send*/) const { return {}; }
   virtual Taken take(const Arrival& arrival) = 0;
   // What a recv_reduce of the lane that was taken has finished, as it travels.
   virtual Payload finished(const Unit& recv_reduce, size_t lane) const = 0;

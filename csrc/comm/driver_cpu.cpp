@@ -69,6 +69,11 @@ size_t CpuDriver::fill(const Unit& u, size_t, std::byte* payload, CopyTuner* tun
   return slotted ? copy(frame.data, frame.bytes) : frame.bytes;
 }
 
+Payload CpuDriver::ready_made(const Unit& u) const {
+  if (!travels_raw(u)) return u.encode ? Payload{} : kept(u);
+  return u.settle ? Payload{} : Payload{static_cast<const std::byte*>(own_value(u)), u.payload_bytes};
+}
+
 Taken CpuDriver::take(const Arrival& a) {
   if (!a.unit.payload_bytes) return Taken::yes;
   if (a.unit.kind == StepKind::recv) {

@@ -9,6 +9,7 @@ class CpuDriver : public Driver {
   using Driver::Driver;
   void begin(Staging& staging, uint64_t seq) override;
   size_t fill(const Unit& send, size_t slot, std::byte* payload, CopyTuner* tuner) override;
+  Payload ready_made(const Unit& send) const override;
   Taken take(const Arrival& arrival) override;
   Payload finished(const Unit& recv_reduce, size_t lane) const override;
   void settle(const Unit& send) override;

@@ -11,6 +11,11 @@ namespace gw {
 
 using Clock = std::chrono::steady_clock;
 
+namespace {
+// A smaller payload costs little to copy behind its header.
+constexpr size_t kWorthGathering = 16 << 10;
+}  // namespace
+
 Executor::Executor(std::shared_ptr<const Plan> plan, const Buffers& buffers)
     : plan_(std::move(plan)), buffers_(buffers), cpu_(*plan_, buffers) {
   if (buffers_.gpu) gpu_ = driver_of_gpu(*plan_, buffers_);
@@ -96,12 +101,17 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u, size_t slot) {
   if (!message) return false;
   const auto start = trace_->on() ? Clock::now() : Clock::time_point{};
   FrameHeader h = header(lane, u);
+  const bool gathers = channel.gathers() && u.payload_bytes >= kWorthGathering;
+  const Payload lying = gathers ? driver().ready_made(u) : Payload{};
   size_t bytes = most;
   if (lent) {
     if (u.settle) driver().settle(u);
     std::memcpy(message + kHeaderBytes, &*lent, sizeof(Loan));
     h.flags = kLent;
     lends_ = true;
+  } else if (lying.data) {
+    h.payload_bytes = lying.bytes;
+    bytes = kHeaderBytes + lying.bytes;
   } else {
     // The memory of an ask is in this core's cache, where the last answer was read: nothing to gain by streaming past it.
     h.payload_bytes =
@@ -111,6 +121,8 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u, size_t slot) {
   write_header(h, message);
   if (in_place(lane, u))
     channel.ask(most);  // the answer may be longer
+  else if (lying.data)
+    channel.commit(kHeaderBytes, lying.data, lying.bytes);
   else
     channel.commit(bytes);
   if (trace_->on())

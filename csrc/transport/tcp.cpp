@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "transport/pair.hpp"
 #include "transport/tuning.hpp"
@@ -43,22 +44,43 @@ void TcpStream::commit(size_t bytes) {
   push();
 }
 
+// The kernel reads `rest` where it lies; what it does not take at once is copied to wait its turn.
+void TcpStream::commit(size_t head, const std::byte* rest, size_t bytes) {
+  if (!flushed()) push();
+  if (broken_) return;
+  iovec pieces[] = {{out_.end(), head}, {const_cast<std::byte*>(rest), bytes}};
+  const size_t sent = flushed() ? send(pieces, 2) : 0;
+  if (broken_ || sent == head + bytes) return;
+  const size_t from = std::max(sent, head) - head;
+  std::memcpy(out_.end() + head + from, rest + from, bytes - from);
+  out_.grow(head + bytes);
+  out_.shrink(sent);
+}
+
 bool TcpStream::push() {
   bool moved = false;
   while (out_.used()) {
-    const ssize_t n = ::send(socket_.get(), out_.begin(), out_.used(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n > 0) {
-      out_.shrink(static_cast<size_t>(n));
-      AtomicCounters::add(counters_.socket_bytes_sent, static_cast<uint64_t>(n));
-      moved = true;
-    } else if (n < 0 && errno == EINTR) {
-      continue;
-    } else {
-      if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) fail();
-      break;
-    }
+    iovec piece{out_.begin(), out_.used()};
+    const size_t n = send(&piece, 1);
+    if (n == 0) break;
+    out_.shrink(n);
+    moved = true;
   }
   return moved;
+}
+
+// Bytes that the kernel took; none: not now, or never again.
+size_t TcpStream::send(iovec* pieces, size_t count) {
+  msghdr message{};
+  message.msg_iov = pieces;
+  message.msg_iovlen = count;
+  ssize_t n;
+  do n = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) fail();
+  if (n <= 0) return 0;
+  AtomicCounters::add(counters_.socket_bytes_sent, static_cast<uint64_t>(n));
+  return static_cast<size_t>(n);
 }
 
 // Returning null after EAGAIN only is what makes edge-triggered events enough for sleep().
@@ -105,6 +127,12 @@ void TcpChannel::commit(size_t bytes) {
   streams_[out_].commit(bytes);
   out_ = next(out_);
   AtomicCounters::add(counters_.bytes_sent, bytes);
+}
+
+void TcpChannel::commit(size_t head, const std::byte* rest, size_t bytes) {
+  streams_[out_].commit(head, rest, bytes);
+  out_ = next(out_);
+  AtomicCounters::add(counters_.bytes_sent, head + bytes);
 }
 
 void TcpChannel::consume(size_t bytes) {

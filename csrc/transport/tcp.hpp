@@ -1,6 +1,8 @@
 // A channel over k TCP sockets: message i travels on socket i mod k, whole and without any framing, since both sides
 // know every message's size.
 #pragma once
+#include <sys/uio.h>
+
 #include "transport/counters.hpp"
 #include "transport/file_descriptor.hpp"
 #include "transport/link_channel.hpp"
@@ -17,6 +19,7 @@ class TcpStream {
 
   std::byte* reserve(size_t bytes);
   void commit(size_t bytes);
+  void commit(size_t head, const std::byte* rest, size_t bytes);
   const std::byte* peek(size_t bytes);
   void consume(size_t bytes) { in_.shrink(bytes); }
   // Hands waiting bytes to the kernel; true if it took any.
@@ -27,6 +30,7 @@ class TcpStream {
 
  private:
   void fail();
+  size_t send(iovec* pieces, size_t count);
   bool receive(size_t wanted);
 
   FileDescriptor socket_;
@@ -41,6 +45,8 @@ class TcpChannel final : public LinkChannel {
 
   std::byte* reserve(size_t bytes) override { return streams_[out_].reserve(bytes); }
   void commit(size_t bytes) override;
+  bool gathers() const override { return true; }
+  void commit(size_t head, const std::byte* rest, size_t bytes) override;
   const std::byte* peek(size_t bytes) override { return streams_[in_].peek(bytes); }
   void consume(size_t bytes) override;
   bool flushed() const override;

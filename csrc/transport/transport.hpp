@@ -25,6 +25,10 @@ class Channel {
   virtual std::byte* reserve(size_t bytes) = 0;
   // Sends the message written into the last reserve(). At most as many bytes as reserved.
   virtual void commit(size_t bytes) = 0;
+  // The same for a message of which only the first `head` bytes lie there, and the rest at `rest`, which is the caller's
+  // again on return. Used only if it gathers().
+  virtual bool gathers() const { return false; }
+  virtual void commit(size_t /*head*/, const std::byte* /*rest*/, size_t /*bytes*/) {}
   // The first `bytes` bytes of the oldest unread message, contiguous, valid until consume(), or null: not here yet.
   // May be called again with more bytes (header first, then header and payload).
   virtual const std::byte* peek(size_t bytes) = 0;

@@ -1,6 +1,7 @@
 // What every transport promises, shown for each of them.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <random>
 
@@ -121,6 +122,29 @@ TEST_CASE("a full TCP channel refuses, and goes on when it is emptied") {
   }
   CHECK(c.flushed());
   CHECK(t[0]->counters().socket_bytes_sent == sent * 8192);
+}
+
+TEST_CASE("gathered messages arrive whole, also those of which the kernel took a part") {
+  auto t = connect("tcp", 2, 65536, 1);
+  gw::Channel& c = t[0]->channel(1, 0);
+  REQUIRE(c.gathers());
+  const size_t bytes = 16001, head = 64;
+  std::vector<std::byte> rest(bytes - head);
+  size_t sent = 0;
+  for (; std::byte* out = c.reserve(bytes); ++sent) {
+    for (size_t i = 0; i < head; ++i) out[i] = pattern(sent, i);
+    for (size_t i = head; i < bytes; ++i) rest[i - head] = pattern(sent, i);
+    c.commit(head, rest.data(), rest.size());
+    std::ranges::fill(rest, std::byte{0xff});  // the caller's again
+  }
+  REQUIRE_FALSE(c.flushed());
+  size_t wrong = 0;
+  run_ranks(2, [&](int r) {
+    if (r == 0) await(*t[0], [&] { return c.flushed(); });
+    for (size_t m = 0; r == 1 && m < sent; ++m) wrong += !receive(*t[1], 0, 0, m, bytes);
+  });
+  CHECK(wrong == 0);
+  CHECK(t[0]->counters().bytes_sent == sent * bytes);
 }
 
 TEST_CASE("no wake-up is lost when both sides sleep at once") {
