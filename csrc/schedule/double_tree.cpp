@@ -6,7 +6,9 @@
 // all_reduce, N bytes, n ranks, 2 chunks, trees of height h = floor(log2 n):
 //   rounds 0 .. h-1    up: a parent folds both children's sums and its own value in one step and sends the sum on
 //   rounds h .. 2h-1   down: the root's finished chunk is forwarded untouched
-// Ranks that the topology calls slow hang as leaves below both trees: they send and receive N, not up to 2 N.
+// Ranks that the topology calls slow send and receive N, not up to 2 N: they hang as leaves below both trees. But in an
+// all_reduce the first of them stands above the root of one tree and next below that of the other, so that its link is
+// used both ways from the first segment to the last.
 // broadcast: the root feeds two such trees over the other n-1 ranks; 1 + floor(log2(n-1)) rounds.
 // Cost: 2 h rounds, at most 2 N bytes a rank (broadcast: N); pipelined in segments it needs little more than the
 // bytes of the busiest port.
@@ -51,8 +53,8 @@ struct Tree {
 // A binary search tree over positions 1..n. A position's level is its number of trailing zero bits: odd positions are
 // leaves and every subtree is a range of positions. Place 0 stands at position 1 of tree 0, and one place further left,
 // around the end, in tree 1: that turns odd positions into even ones, leaves into inner nodes. Places n .. all-1 then
-// hang below leaves.
-Tree make_tree(int tree, int n, int all) {
+// hang below leaves; with `to_root` the first of them goes to the root, in tree 0 above it.
+Tree make_tree(int tree, int n, int all, bool to_root) {
   Tree t(all);
   const auto place_at = [&](int position) { return (position - 1 + tree) % n; };
   for (int position = 1; position <= n; ++position) {
@@ -65,6 +67,15 @@ Tree make_tree(int tree, int n, int all) {
       t.hang(place_at(position), place_at(parent));
   }
   for (int extra = n; extra < all; ++extra) {
+    if (to_root && extra == n) {
+      if (tree == 0) {
+        t.hang(t.root, extra);
+        t.root = extra;
+      } else {
+        t.hang(extra, t.root);
+      }
+      continue;
+    }
     // the place with the fewest children, the lowest of those: one that is a leaf, as long as there is one
     int best = t.root;
     for (int position = n; position >= 1; --position)
@@ -130,7 +141,7 @@ Schedule make(const Part& part) {
   s.chunks = kTrees;
   s.lossy_encodes = 1;
   for (int tree = 0; tree < kTrees; ++tree) {
-    const Tree t = make_tree(tree, inner, all);
+    const Tree t = make_tree(tree, inner, all, reduces);
     s.lanes.push_back(reduces ? all_reduce_lane(tree, t, rank_at, place)
                               : broadcast_lane(tree, t, rank_at, place, part.root));
     if (reduces) s.nested_sums = std::max(s.nested_sums, t.height(t.root));

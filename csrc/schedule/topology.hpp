@@ -11,7 +11,7 @@ struct Topology {
   std::vector<int>
       order;  // [size] the ranks around a ring, slow links left out where possible; empty: 0, 1, 2, ...
   std::vector<bool>
-      slow;  // [size] ranks that reach all others slowly: leaves of trees, owners of nothing; empty: none
+      slow;  // [size] ranks that reach all others slowly: ends of trees, owners of nothing; empty: none
 
   bool operator==(const Topology&) const = default;
   // Throws Error(argument) unless it describes `size` ranks.

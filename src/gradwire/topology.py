@@ -1,7 +1,7 @@
 """What `gradwire probe` measured: links between ranks, rates of this machine's kernels, and what follows.
 
 A file holds it as JSON. `gradwire.init(topology="file.json")` prices "auto" with it, sends the ring around
-slow links, and makes slow ranks leaves of trees.
+slow links, and keeps slow ranks at the ends of trees.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Topology:
         for r, is_slow in enumerate(self.slow()):
             if is_slow:
                 lines.append(
-                    f"slow path: rank {r} on {self.hosts[r]}: leaf of trees, owner of nothing in direct"
+                    f"slow path: rank {r} on {self.hosts[r]}: end of trees, owner of nothing in direct"
                 )
         for a, b, times in self.slow_links():
             where = f"{self.hosts[a]} - {self.hosts[b]}"

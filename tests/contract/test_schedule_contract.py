@@ -96,7 +96,21 @@ def test_slow_ranks_move_no_more_than_an_all_reduce_must() -> None:
     for algorithm in ("direct", "double_tree"):
         slow = group(algorithm, "all_reduce", 5, topology=topology)[2]
         sends = [s for lane in slow.lanes for s in lane if s.kind == "send"]
-        assert len(sends) == slow.chunks
+        receives = [p for lane in slow.lanes for s in lane if s.kind != "send" for p in s.peers]
+        assert len(sends) == slow.chunks and len(receives) == slow.chunks
+
+
+def test_the_link_of_a_slow_rank_works_both_ways_from_the_start_of_a_double_tree() -> None:
+    top, leaf = ["recv_reduce", "send"], ["send", "recv"]
+    ranks = group(
+        "double_tree", "all_reduce", 6, topology=native.Topology(slow=[r % 2 == 0 for r in range(6)])
+    )
+    found = [[[s.kind for s in lane] for lane in ranks[r].lanes] for r in (0, 2, 4)]
+    assert found == [[top, leaf], [leaf, leaf], [leaf, leaf]]
+    above = ranks[ranks[0].lanes[1][0].peers[0]].lanes[1]
+    assert all(s.complete for s in above)  # the root: whatever it sends is finished
+    ranks = group("double_tree", "broadcast", 3, topology=native.Topology(slow=[False, False, True]))
+    assert {s.kind for lane in ranks[2].lanes for s in lane} == {"recv"}  # nobody waits for it
 
 
 def test_a_topology_of_another_size_is_refused() -> None:
