@@ -125,6 +125,10 @@ class Communicator(Priced):
     >>> comm.close()
     """
 
+    rank: int
+    size: int
+    epoch: int
+
     def __init__(self, shared: _Shared, scope: str, place: Place, config: _native.Config) -> None:
         self._scope, self._config, self._splits = scope, config, 0
         self._shared: _Shared | None = None

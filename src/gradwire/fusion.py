@@ -83,7 +83,8 @@ class ManyWork(Generic[A]):
     def __init__(
         self, works: list[_native.Work], result: Sequence[A], fused: Fused, idle: list[Fused]
     ) -> None:
-        self._works, self.result, self._fused, self._idle = works, result, fused, idle
+        self.result: Sequence[A] = result
+        self._works, self._fused, self._idle = works, fused, idle
         self._waited = False
 
     def done(self) -> bool:

@@ -191,8 +191,7 @@ class GlobalTopK:
         _native.topk(sums, most, np.empty(most, np.float32), order)
         return union, sums, order
 
-    # -- state
-    # ---------------------------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------------------
 
     def state_dict(self, rank: int = 0, size: int = 1) -> dict[str, Any]:
         """This rank's residuals and thresholds. Merge the dicts of all ranks to load them on another number
@@ -218,8 +217,7 @@ class GlobalTopK:
         found = {k[len(mine) :]: v for k, v in state.items() if k.startswith(mine)}
         self._thresholds = {name: float(np.ravel(v)[0]) for name, v in found.items()}
 
-    # -- picking
-    # -------------------------------------------------------------------------------------------------
+    # -- picking ---------------------------------------------------------------------------------------------
 
     def _pick(self, value: Any, name: str) -> tuple[Floats, Places]:
         k = max(1, round(self.ratio * arrays.count_and_dtype(value)[0]))
@@ -236,8 +234,7 @@ class GlobalTopK:
         self._thresholds[name] = least if math.isfinite(least) else 0.0
         return values, places
 
-    # -- regions
-    # -------------------------------------------------------------------------------------------------
+    # -- regions ---------------------------------------------------------------------------------------------
 
     @staticmethod
     def _cuts(table: npt.NDArray[np.int64], size: int, count: int) -> Places:
@@ -249,8 +246,7 @@ class GlobalTopK:
         cuts[0], cuts[size] = 0, count
         return cuts
 
-    # -- messages
-    # ------------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def _bytes(self, n: int, length: int) -> int:
         return _native.packed_index_bytes(n, length) + self._codec.encoded_bytes(n)

@@ -25,10 +25,10 @@ class Stages:
     """
 
     def __init__(self, steps: Mapping[int, Any]) -> None:
-        self.firsts = sorted(steps)
+        self.firsts: list[int] = sorted(steps)
         if not self.firsts or self.firsts[0] != 0:
             raise ArgumentError(f"stages: the first stage must begin at step 0, got steps {self.firsts}")
-        self.choices = [steps[first] for first in self.firsts]
+        self.choices: list[Any] = [steps[first] for first in self.firsts]
 
     def index(self, step: int) -> int:
         """Which stage a step belongs to."""

@@ -31,7 +31,7 @@ class Work(Generic[A]):
 
     def __init__(self, native: _native.Work, result: A, *keep: Any) -> None:
         self._native = native
-        self.result = result
+        self.result: A = result
         self._keep = keep  # further arrays that the operation reads or writes
 
     def done(self) -> bool:
