@@ -41,7 +41,8 @@ def test_lightning() -> None:
 
 
 def test_ray_train() -> None:
-    out = run("ray", str(FOLDER / "ray_gpt.py"), "--steps", "2")
+    # Ray gives its workers the lowest priority: beside other load they hardly run at all.
+    out = run("ray", str(FOLDER / "ray_gpt.py"), "--steps", "2", RAY_worker_niceness="0")
     assert "3.8 times less than dense" in out
 
 
