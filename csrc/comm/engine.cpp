@@ -96,16 +96,20 @@ void Engine::work_loop() {
 
 // ---- driving -----------------------------------------------------------------------------------------------------
 
-void Engine::start(Work& work) {
+void Engine::begin(Work& work) {
+  work.executor.begin(*transport_, streams_[static_cast<size_t>(work.stream)].staging, trace_);
+}
+
+void Engine::set_clock(Work& work) {
   work.started = Work::Clock::now();
   work.deadline = Deadline::from(work.started, work.timeout);
-  work.executor.begin(*transport_, streams_[static_cast<size_t>(work.stream)].staging, trace_);
 }
 
 bool Engine::drive_alone(Work& work) {
   Work* const active[] = {&work};
   try {
-    start(work);
+    if (trace_.on()) set_clock(work);
+    begin(work);
     pause_.reset();
     for (;;) {
       const bool moved = work.executor.advance();
@@ -114,10 +118,12 @@ bool Engine::drive_alone(Work& work) {
         adopt(work);
         return false;
       }
-      if (moved || transport_->progress())
+      if (moved || transport_->progress()) {
         pause_.reset();
-      else if (pause_.turn(*transport_, work.executor.waits_for_gpu()))
+      } else if (pause_.turn(*transport_, work.executor.waits_for_gpu())) {
+        if (!work.deadline) set_clock(work);
         watchdog_.check(active);
+      }
     }
   } catch (const Error& e) {
     adopt(work);
@@ -133,6 +139,7 @@ bool Engine::drive_alone(Work& work) {
 }
 
 void Engine::adopt(Work& work) {
+  if (!work.deadline) set_clock(work);
   streams_[static_cast<size_t>(work.stream)].queue.push(work);
   active_.push_back(&work);
   pending_.fetch_add(1, std::memory_order_relaxed);
@@ -181,7 +188,10 @@ bool Engine::advance() {
   for (size_t i = 0; i < active_.size();) {
     Work& work = *active_[i];
     Stream& stream = streams_[static_cast<size_t>(work.stream)];
-    if (!work.deadline) start(work);
+    if (!work.deadline) {
+      set_clock(work);
+      begin(work);
+    }
     moved = work.executor.advance() || moved;
     if (!work.executor.done()) {
       ++i;

@@ -47,7 +47,9 @@ class Engine {
   };
   void number(Work& work);   // its stream and place in it; holding mutex_
   void enqueue(Work& work);  // holding mutex_
-  void start(Work& work);
+  void begin(Work& work);
+  // From here its time counts. A call that never waits for a millisecond does without: 30 of 395 ns on one rank.
+  void set_clock(Work& work);
   // The fast path: an operation that nobody else can see needs no queue. False: others have come, go on with drive().
   bool drive_alone(Work& work);
   void adopt(Work& work);  // into the queues after all
