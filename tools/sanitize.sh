@@ -8,8 +8,8 @@ kind=${1:?address or thread}
 build=build/$kind
 cmake -S . -B "$build" -GNinja -DCMAKE_BUILD_TYPE=Debug -DGW_PYTHON=OFF -DGW_TESTS=ON \
   -DGW_SANITIZE="$kind" ${GRADWIRE_CMAKE_ARGS:-} > /dev/null
-targets=(gw_tests gw_planted)
-[ "$kind" = address ] && targets+=(gw_fuzz gw_cuda_tests)
+targets=(gw_tests gw_planted gw_cuda_tests)
+[ "$kind" = address ] && targets+=(gw_fuzz)
 cmake --build "$build" --target "${targets[@]}" -j2
 
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
@@ -41,4 +41,8 @@ if [ "$kind" = address ]; then
   ASAN_OPTIONS=$ASAN_OPTIONS:detect_stack_use_after_return=0 timeout 600 "$build/tests/cpp/gw_fuzz" "${GW_FUZZ_SECONDS:-20}"
   echo "gw_cuda_tests under the $kind sanitizer"
   ASAN_OPTIONS=$ASAN_OPTIONS:detect_stack_use_after_return=0 timeout 300 "$build/tests/cpp/gw_cuda_tests"
+fi
+if [ "$kind" = thread ]; then
+  echo "gw_cuda_tests under the $kind sanitizer: what happens between blocks"
+  timeout 120 "${run[@]/gw_tests/gw_cuda_tests}" --test-suite="between blocks"
 fi

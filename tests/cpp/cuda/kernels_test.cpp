@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "../peer_exchange.hpp"
 #include "codec/registry.hpp"
 #include "codec/topk_exact.hpp"
 #include "cuda/plugin.h"
@@ -171,6 +172,15 @@ TEST_CASE("the kernels of every codec give the CPU's bytes, and touch nothing el
   CHECK(n > 80);
 }
 
+// What blocks tell one another, and where they write side by side: also under ThreadSanitizer, a few seconds of it.
+TEST_SUITE_BEGIN("between blocks");
+
+TEST_CASE("blocks on several threads write side by side") {
+  const Running running(cusim::Order::forward, 3);
+  for (const char* name : {"int3", "int8", "nvfp4", "topk", "randk"})  // rows of odd sizes, and large blocks
+    check_case({*make_codec(name, {}), DType::f32, 20001, 1, GW_RESIDUAL_INT8});
+}
+
 TEST_CASE("the k largest are those of the CPU when blocks wait for one another") {
   for (const auto& [order, threads] : kRuns)
     for (const bool equal : {false, true}) {
@@ -196,3 +206,24 @@ TEST_CASE("the k largest are those of the CPU when blocks wait for one another")
       CHECK(std::memcmp(i.data(), indices.data(), 8 * k) == 0);
     }
 }
+
+TEST_CASE("ranks exchange with codecs of every frame through one another's memory") {
+  CodecParams all;  // nothing is dropped
+  all.ratio = 1;
+  all.values = "fp32";
+  const std::pair<CodecPtr, bool> codecs[] = {{nullptr, true},
+                                              {make_codec("int8"), true},
+                                              {make_codec("topk", all), true},
+                                              {make_codec("randk", all), true},
+                                              {make_codec("nvfp4"), false}};
+  for (const auto& [codec, exact] : codecs)
+    for (const char* algorithm : {"direct", "double_tree"}) {
+      PeerExchange exchange(algorithm, 3, codec, 9001);
+      exchange.fill();
+      REQUIRE(table().exchange(&exchange.call) == 0);
+      REQUIRE(table().synchronize(0, nullptr) == 0);
+      CHECK(exchange.wrong(exact ? exchange.sum() : exchange.arrays[0][0]) == 0);
+    }
+}
+
+TEST_SUITE_END();
