@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from gpu_place import DEVICE, SIMULATED, on_gpu
-from scene import Scene, raises
+import torch.distributed as dist
+from gpu_place import DEVICE, SIMULATED, Shown, on_gpu
+from scene import Scene, raises, refused
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -64,7 +66,7 @@ class Run:
                 self.net: Any = self.model
             else:
                 self.net = DistributedDataParallel(self.model, **SMALL, **ddp)
-                self.handle = gradwire.torch.attach(self.net, codec, comm=scene.comm, **how)
+                self.handle = gradwire.torch.attach(self.net, codec, **{"comm": scene.comm, **how})
 
     def go(self, steps: int, used: int = 6) -> list[torch.Tensor]:
         """Bits of all gradients of the last step; zeros for None."""
@@ -210,6 +212,52 @@ def check_local_sgd_meets_on_a_gpu(scene: Scene) -> None:
             ends.append([p.detach().cpu().clone() for p in model.parameters()])
             local.close()
     same(*ends, "LocalSGD")
+
+
+def check_a_carrier_codes_on_a_gpu(scene: Scene) -> None:
+    if not SIMULATED:  # Gloo sends no CUDA tensors like this, NCCL wants a GPU a rank: see test_engines.py
+        return
+    for codec in ("int8", "int4", "topk(ratio=0.1)", "int4(rounding=stochastic)"):
+        for dtype in DTYPES:
+            ends = []
+            for where in ("cpu", "gpu"):
+                with placed(where), contextlib.closing(gradwire.torch.Carrier()) as carrier:
+                    carrier._coded.piece = 1024  # so that there are several
+                    x = torch.randn(5001, generator=torch.Generator().manual_seed(scene.rank)).to(dtype)
+                    owed = torch.zeros(5001)
+                    for _ in range(2):
+                        carrier.all_reduce(x, "avg", codec, residual=owed)
+                    share, every = x[:5000].clone(), x[:50].clone()
+                    share = carrier.reduce_scatter(share, codec=codec)
+                    every = carrier.all_gather(every, codec=codec, async_op=True).wait()
+                    carrier.broadcast(x, 1, codec)
+                    ends.append([t.view(torch.uint8).clone() for t in (x, owed, share, every)])
+            same(*ends, f"{codec} {dtype}")
+    with placed("gpu"), contextlib.closing(gradwire.torch.Carrier()) as carrier:
+        refused("int4", carrier.all_reduce, torch.ones(8), codec="rice4")
+
+
+class _OfTensors(gradwire.torch.Carrier):
+    """Gets the tensors themselves, as on a GPU."""
+
+    def all_reduce(self, x: Any, *arguments: Any, residual: Any = None, **more: Any) -> Any:
+        x, residual = (a.tensor if isinstance(a, Shown) else a for a in (x, residual))
+        return super().all_reduce(x, *arguments, residual=residual, **more)
+
+
+def check_a_hook_on_a_carrier_codes_on_a_gpu(scene: Scene) -> None:
+    if not SIMULATED:
+        return
+    runs = []
+    for where in ("cpu", "gpu"):
+        carrier = _OfTensors(dist.new_group())
+        runs.append((Run(scene, where, torch.bfloat16, "int8", comm=carrier), carrier))
+    for _ in range(3):
+        same(*(run.go(1) for run, _ in runs), "a carrier's gradients")
+    same_state(*(run for run, _ in runs), "a carrier's residuals")
+    for run, carrier in runs:
+        run.close()
+        carrier.close()
 
 
 def check_other_devices_are_refused(scene: Scene) -> None:

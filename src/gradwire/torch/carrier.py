@@ -21,7 +21,7 @@ from gradwire.communicator import Communicator
 from gradwire.config import Duration, seconds
 from gradwire.errors import ArgumentError, Closed
 
-from . import private
+from . import device, private
 from .carrier_work import CarriedWork, Passing, errors_as_ours
 from .reaper import Reaper
 from .two_shot import How, TwoShot, wait_for
@@ -45,9 +45,11 @@ class Carrier(Communicator):
     group: None is the default one. While operations are under way nothing else may issue collectives on it:
     ranks must agree on their order, and a carrier issues from a thread of its own
     (`torch.distributed.new_group()` makes one for it alone). Deadlines are those of the group; its errors
-    come as GradwireError, which is also a DistBackendError. Arrays are contiguous CPU tensors or NumPy
-    arrays, as for a Communicator; without a codec tensors may be wherever the group takes them. algorithm
-    may be "auto" or "direct". What needs an engine of our own (probe, split, reconfigure, explain,
+    come as GradwireError, which is also a DistBackendError. Arrays are contiguous tensors where the group
+    takes them, or NumPy arrays. A CUDA tensor is coded on its GPU, on a stream of the carrier's that begins
+    after what the caller's holds; a codec without kernels (rice4) is an ArgumentError. What lies in host
+    memory passes through the GPU if the group takes nothing else (NCCL), for all_reduce and broadcast.
+    algorithm may be "auto" or "direct". What needs an engine of our own (probe, split, reconfigure, explain,
     candidates, all_reduce_many) raises ArgumentError.
 
     >>> handle = gradwire.torch.attach(ddp, "int8", carrier=dist.new_group(backend="gloo"))  # doctest: +SKIP
@@ -69,6 +71,9 @@ class Carrier(Communicator):
         self._calls = 0
         self._closed = False
         self._coded = TwoShot(self.group, self.rank, self.size)
+        self._places: dict[torch.device, device.Host] = {}
+        # of the thread that makes the carrier; its own thread's would be GPU 0
+        self._gpu = torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0)
 
     # -- the verbs -------------------------------------------------------------------------------------------
     def all_reduce(
@@ -85,17 +90,20 @@ class Carrier(Communicator):
         """As `Communicator.all_reduce`, coded or not. codec="auto" is none: nothing here knows the links."""
         flat, owed = _flat(x), None if residual is None else _flat(residual)
         chosen, limit = self._checked(codec, algorithm, flat, op, owed), _limit(timeout)
+        place = self._place(flat)
 
         def act(seq: int) -> None:
             if chosen is not None:
-                self._coded.all_reduce(flat, op, How(chosen, seq, limit), owed)
+                self._coded.all_reduce(flat, op, How(chosen, seq, limit, place), owed)
                 return
+            mine = self._taken(flat)
             if op == "avg":
-                flat.mul_(1.0 / self.size)  # first, as DDP does: 16-bit sums stay in range
-            wait_for(dist.all_reduce(flat, _op(op), group=self.group, async_op=True), limit)
+                mine.mul_(1.0 / self.size)  # first, as DDP does: 16-bit sums stay in range
+            wait_for(dist.all_reduce(mine, _op(op), group=self.group, async_op=True), limit)
+            flat.copy_(mine)  # does nothing if they are one
             self._count(2 * flat.nbytes)
 
-        return self._do(act, x, async_op)
+        return self._do(act, x, async_op, flat, owed)
 
     def reduce_scatter(
         self,
@@ -118,18 +126,18 @@ class Carrier(Communicator):
             fits = rows and rows % self.size == 0
             shape = (rows // self.size, *x.shape[1:]) if fits else (flat.numel() // self.size,)
             out = flat.new_empty(shape)
-        to = _flat(out)
+        to, place = _flat(out), self._place(flat)
 
         def act(seq: int) -> None:
             if chosen is not None:
-                self._coded.reduce_scatter(flat, to, op, How(chosen, seq, limit), owed)
+                self._coded.reduce_scatter(flat, to, op, How(chosen, seq, limit, place), owed)
                 return
             source = flat if op != "avg" else flat * (1.0 / self.size)
             work = private.reduce_scatter_single(to, source, _op(op), group=self.group, async_op=True)
             wait_for(work, limit)
             self._count(flat.nbytes)
 
-        return self._do(act, _as(out, x), async_op)
+        return self._do(act, _as(out, x), async_op, flat, to, owed)
 
     def all_gather(
         self,
@@ -147,17 +155,18 @@ class Carrier(Communicator):
         to = _flat(out)
         if to.numel() != self.size * flat.numel():
             raise ArgumentError(f"out must have {self.size * flat.numel()} elements, got {to.numel()}")
+        place = self._place(flat)
 
         def act(seq: int) -> None:
             if chosen is not None:
-                self._coded.all_gather(flat, to, How(chosen, seq, limit))
+                self._coded.all_gather(flat, to, How(chosen, seq, limit, place))
                 return
             # some backends mind an input that lies in the output
             source = flat.clone() if _within(flat, to) else flat
             wait_for(private.all_gather_single(to, source, group=self.group, async_op=True), limit)
             self._count(to.nbytes)
 
-        return self._do(act, _as(out, x), async_op)
+        return self._do(act, _as(out, x), async_op, flat, to)
 
     def broadcast(
         self,
@@ -171,15 +180,17 @@ class Carrier(Communicator):
     ) -> Any:
         flat, limit = _flat(x), _limit(timeout)
         chosen = self._checked(codec, algorithm, flat)
-        source = self._global(root)
+        source, place = self._global(root), self._place(flat)
 
         def act(seq: int) -> None:
             if chosen is not None:
-                self._coded.broadcast(flat, root, How(chosen, seq, limit))
+                self._coded.broadcast(flat, root, How(chosen, seq, limit, place))
                 return
-            wait_for(dist.broadcast(flat, source, group=self.group, async_op=True), limit)
+            mine = self._taken(flat)
+            wait_for(dist.broadcast(mine, source, group=self.group, async_op=True), limit)
+            flat.copy_(mine)
 
-        return self._do(act, x, async_op)
+        return self._do(act, x, async_op, flat)
 
     def all_to_all(
         self,
@@ -199,7 +210,7 @@ class Carrier(Communicator):
             wait_for(dist.all_to_all_single(to, flat, group=self.group, async_op=True), limit)
             self._count(flat.nbytes)
 
-        return self._do(act, _as(out, x), async_op)
+        return self._do(act, _as(out, x), async_op, flat, to)
 
     def send(
         self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: Duration | None = None
@@ -236,10 +247,15 @@ class Carrier(Communicator):
             raise ArgumentError(f"lossy codecs and averages are for floats, got {x.dtype}")
         if chosen is not None and op not in ("sum", "avg"):
             raise ArgumentError(f"codec {chosen} is lossy and works on sums and averages, got op {op!r}")
-        if chosen is not None and x.device.type != "cpu":
+        if chosen is not None and not device.known(x.device):
             raise ArgumentError(
-                f"a carrier codes CPU tensors in this version, got one on {x.device}: pass x.cpu() over a "
-                "group for the CPU (Gloo) and copy the result back, or no codec"
+                f"a carrier codes CPU and CUDA tensors, got one on {x.device}: pass x.cpu() over a group for "
+                "the CPU (Gloo) and copy the result back, or no codec"
+            )
+        if chosen is not None and not chosen.fixed_size and not self._place(x).answers:
+            raise ArgumentError(
+                f"codec {chosen} makes payloads of any size, which a GPU does not tell in time: take int4, "
+                "or a communicator of gradwire.init(), which codes it in host memory"
             )
         if owed is not None and chosen is None:
             raise ArgumentError("a residual needs a lossy codec: without one nothing is lost")
@@ -247,6 +263,8 @@ class Carrier(Communicator):
             raise ArgumentError(
                 f"the residual must be float32[{x.numel()}] like the array, got {owed.dtype}[{owed.numel()}]"
             )
+        if owed is not None and owed.device != x.device:
+            raise ArgumentError(f"the residual is on {owed.device}, the array on {x.device}")
         return chosen
 
     def _pass(self, issue: Any, x: Any, peer: int, tag: int) -> Passing:
@@ -255,12 +273,28 @@ class Carrier(Communicator):
         with errors_as_ours():
             return Passing(issue(_flat(x), self._global(peer), group=self.group, tag=tag), x)
 
-    def _do(self, act: Callable[[int], object], result: Any, async_op: bool) -> Any:
+    def _place(self, x: Tensor) -> device.Host:
+        """What the group takes beside CPU and CUDA tensors, it keeps in order itself."""
+        if x.device not in self._places:
+            self._places[x.device] = device.place_of(x.device) if device.known(x.device) else device.Host()
+        return self._places[x.device]
+
+    def _taken(self, x: Tensor) -> Tensor:
+        """Itself, or a copy on the GPU where the group has no use for host memory."""
+        if x.device.type != "cpu" or private.takes_host_memory(self.group):
+            return x
+        return x.to(self._gpu)
+
+    def _do(self, act: Callable[[int], object], result: Any, async_op: bool, *used: Tensor | None) -> Any:
+        tensors = [t for t in used if t is not None]
+        place = self._place(tensors[0]) if tensors else device.Host()
+        with place.behind_caller(*tensors):
+            pass  # what is done in line comes after this
         with self._entry:
             if self._closed:
                 raise Closed("the carrier is closed")
             seq, self._calls = self._calls, self._calls + 1
-            work = CarriedWork(lambda: act(seq), self._turn, result)
+            work = CarriedWork(lambda: act(seq), self._turn, result, place)
             # Alone, a synchronous call needs no hand-over.
             alone = not async_op and (self._last is None or self._last.done())
             self._last = work

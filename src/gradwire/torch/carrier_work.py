@@ -10,6 +10,7 @@ from typing import Any
 from gradwire.config import Duration, seconds
 from gradwire.errors import GradwireError, Timeout
 
+from .device import Host, Moment
 from .pg_work import as_torch_raises
 from .two_shot import wait_for
 
@@ -26,11 +27,12 @@ def errors_as_ours() -> Iterator[None]:
 
 
 class CarriedWork:
-    """An operation of a carrier: like `gradwire.Work`."""
+    """An operation of a carrier: like `gradwire.Work`. place: where its arrays are."""
 
-    def __init__(self, action: Callable[[], object], turn: threading.Lock, result: Any) -> None:
+    def __init__(self, action: Callable[[], object], turn: threading.Lock, result: Any, place: Host) -> None:
         self.result = result
-        self._action, self._turn = action, turn
+        self._action, self._turn, self._place = action, turn, place
+        self._end = Moment()
         self._over = threading.Event()
         self._error: Exception | None = None
 
@@ -41,20 +43,22 @@ class CarriedWork:
     def run_now(self) -> None:
         """By whoever has the turn."""
         try:
-            with errors_as_ours():
+            with errors_as_ours(), self._place.in_line():
                 self._action()
+                self._end = self._place.moment()
         except Exception as error:
             self._error = error
         self._over.set()
 
     def done(self) -> bool:
-        return self._over.is_set()
+        return self._over.is_set() and self._end.passed()
 
     def wait(self, timeout: Duration | None = None) -> Any:
         if not self._over.wait(None if timeout is None else seconds(timeout)):
             raise Timeout("the operation is not done yet; it goes on, and can be waited for again")
         if self._error is not None:
             raise self._error
+        self._end.wait()
         return self.result
 
 

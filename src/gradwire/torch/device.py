@@ -23,9 +23,20 @@ from .reaper import Waitable
 Tensor = torch.Tensor
 
 
+class Moment:
+    """What had been done in a place when it was made; in host memory that is done."""
+
+    def passed(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        """What this thread does from now on comes after it."""
+
+
 class Host:
     """CPU tensors."""
 
+    device = torch.device("cpu")
     like: Any = None  # an array of the place: what is kept between steps is made like it
     kernels: Any = _native  # `quantize` and `dequantize` for arrays of the place
     answers = True  # a value can be looked at without waiting for whatever was put in line before
@@ -46,6 +57,10 @@ class Host:
         """Inside a block: what follows comes after the operation. Raises its error."""
         work.wait()
 
+    def moment(self) -> Moment:
+        """Now, inside a block."""
+        return Moment()
+
     def array(self, x: Tensor) -> Any:
         """As a communicator takes it."""
         return x
@@ -53,6 +68,18 @@ class Host:
     def tensor(self, array: Any) -> Tensor:
         """That shares an array's memory; `array` is one like `like`."""
         return torch.from_numpy(array)
+
+
+class _Event(Moment):
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._event = torch.cuda.current_stream(device).record_event()
+
+    def passed(self) -> bool:
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        torch.cuda.current_stream(self._device).wait_event(self._event)
 
 
 class Gpu(Host):
@@ -82,6 +109,9 @@ class Gpu(Host):
     def future(self) -> torch.futures.Future[Tensor]:
         return torch.futures.Future(devices=[self.device])
 
+    def moment(self) -> Moment:
+        return _Event(self.device)
+
     def tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array)
 
@@ -92,6 +122,10 @@ def place_of(device: torch.device) -> Host:
     return Host() if device.type == "cpu" else Gpu(device)
 
 
+def known(device: torch.device) -> bool:
+    return device.type in ("cpu", "cuda")
+
+
 def check(device: torch.device, what: str) -> None:
-    if device.type not in ("cpu", "cuda"):
+    if not known(device):
         raise ArgumentError(f"{what} is on {device}; gradwire averages gradients on CPU and CUDA devices")

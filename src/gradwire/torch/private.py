@@ -49,6 +49,12 @@ def prefixed(store: Any, prefix: str) -> Any:
     return _need("PrefixStore")(prefix, store)
 
 
+def takes_host_memory(group: Any) -> bool:
+    """Whether some backend of the group works on CPU tensors, as far as it says."""
+    devices = getattr(group, "_device_types", None)
+    return not devices or any(torch.device(d).type == "cpu" for d in devices)
+
+
 def largest(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The largest magnitude of each, as tensors of one element; in few kernels."""
     norms = getattr(torch, "_foreach_norm", None)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from gradwire import _native
 from gradwire.codecs import Codec
 from gradwire.errors import FrameError
 
 from . import private
+from .device import Host
 
 Tensor = torch.Tensor
 Cuts = Sequence[tuple[int, int]]  # begin and end of every rank's chunk
@@ -27,11 +27,12 @@ Cuts = Sequence[tuple[int, int]]  # begin and end of every rank's chunk
 
 class How(NamedTuple):
     """seq: number of the operation, for codecs that draw at random. limit: seconds for each collective of the
-    group; None: what the group allows."""
+    group; None: what the group allows. place: where the tensors are, and are coded."""
 
     codec: Codec
     seq: int
     limit: float | None
+    place: Host
 
 
 class _Under(NamedTuple):
@@ -53,7 +54,7 @@ class TwoShot:
     def __init__(self, group: Any, rank: int, size: int) -> None:
         self.group, self.rank, self.size = group, rank, size
         self.sent = 0  # bytes, as the group's best algorithm would send them
-        self._rooms: dict[str, Tensor] = {}
+        self._rooms: dict[tuple[str, Host], Tensor] = {}
 
     def all_reduce(self, x: Tensor, op: str, how: How, owed: Tensor | None) -> None:
         if self.size == 1:
@@ -97,9 +98,9 @@ class TwoShot:
 
     def broadcast(self, x: Tensor, root: int, how: How) -> None:
         size = how.codec.encoded_bytes(x.numel())
-        payload = self._room("send", size)
+        payload = self._room("send", size, how)
         if self.rank == root and x.numel():
-            size = _native.quantize(x, how.codec, payload, how.seq, stream=root)
+            size = _encode(x, how, payload, None, (0, root))
         source = dist.get_global_rank(self.group, root)
         if not how.codec.fixed_size:
             told = torch.tensor([size])
@@ -132,7 +133,7 @@ class TwoShot:
         come = [0 if r == self.rank else bound for r in range(self.size)]
         if not how.codec.fixed_size:
             come = self._sizes(sizes, bound, how)
-        got = self._room(f"receive{turn}", sum(come))
+        got = self._room(f"receive{turn}", sum(come), how)
         work = dist.all_to_all_single(got, parts, come, sizes, group=self.group, async_op=True)
         self.sent += sum(sizes)
         return _Under(work, got, come, cuts)
@@ -141,7 +142,7 @@ class TwoShot:
         """Everybody's values of this rank's chunk: float32, valid until the next call."""
         wait_for(asked.work, how.limit)
         begin, end = asked.cuts[self.rank]
-        total = self._room("sum", 4 * (end - begin)).view(torch.float32)
+        total = self._room("sum", 4 * (end - begin), how).view(torch.float32)
         for r, payload in enumerate(torch.split(asked.bytes, list(asked.sizes))):
             if r == self.rank:
                 own = x[begin:end].to(torch.float32)
@@ -155,16 +156,16 @@ class TwoShot:
         self, x: Tensor, how: How, owed: Tensor | None, cuts: Cuts, turn: int
     ) -> tuple[Tensor, list[int]]:
         """(the other ranks' chunks, one payload after the other; bytes of each)."""
-        room = self._room(f"send{turn}", sum(how.codec.encoded_bytes(end - begin) for begin, end in cuts))
+        room = self._room(
+            f"send{turn}", sum(how.codec.encoded_bytes(end - begin) for begin, end in cuts), how
+        )
         sizes, at = [], 0
         for r, (begin, end) in enumerate(cuts):
             written = 0
             if r != self.rank and end > begin:
                 bound = how.codec.encoded_bytes(end - begin)
                 residual = None if owed is None else owed[begin:end]
-                written = _native.quantize(
-                    x[begin:end], how.codec, room[at : at + bound], how.seq, 1, residual, begin, self.rank
-                )
+                written = _encode(x[begin:end], how, room[at : at + bound], residual, (begin, self.rank))
             sizes.append(written)
             at += written
         return room[:at], sizes
@@ -179,11 +180,9 @@ class TwoShot:
         """Sends everybody this rank's finished chunk, encoded once."""
         bounds = [how.codec.encoded_bytes(end - begin) for begin, end in cuts]
         begin, end = cuts[self.rank]
-        mine, size = self._room(f"mine{turn}", max(bounds)), 0
+        mine, size = self._room(f"mine{turn}", max(bounds), how), 0
         if end > begin:
-            size = _native.quantize(
-                value, how.codec, mine[: bounds[self.rank]], how.seq, 1, lost, begin, self.rank
-            )
+            size = _encode(value, how, mine[: bounds[self.rank]], lost, (begin, self.rank))
         sizes, pad = bounds, max(bounds)
         if not how.codec.fixed_size:
             come = torch.empty(self.size, dtype=torch.int64)
@@ -191,7 +190,7 @@ class TwoShot:
             wait_for(private.all_gather_single(come, told, group=self.group, async_op=True), how.limit)
             sizes = _believed(come.tolist(), bounds, range(self.size))
             pad = max(sizes)
-        every = self._room(f"every{turn}", self.size * pad)
+        every = self._room(f"every{turn}", self.size * pad, how)
         work = private.all_gather_single(every, mine[:pad], group=self.group, async_op=True)
         self.sent += pad * (self.size - 1)
         return _Under(work, every, sizes, cuts)
@@ -206,17 +205,36 @@ class TwoShot:
     @staticmethod
     def _decode(payload: Tensor, how: How, out: Tensor, first: int, *, add: bool = False) -> None:
         if out.numel():
-            _native.dequantize(payload, how.codec, out, how.seq, 1, first, add)
+            place = how.place
+            place.kernels.dequantize(
+                place.array(payload), how.codec, place.array(out), how.seq, first=first, add=add
+            )
 
     def _shares(self, count: int) -> Cuts:
         return [(r * count, (r + 1) * count) for r in range(self.size)]
 
-    def _room(self, name: str, size: int) -> Tensor:
-        """Operations run one after the other, so each may have the last one's memory."""
-        room = self._rooms.get(name)
+    def _room(self, name: str, size: int, how: How) -> Tensor:
+        """Operations of a place run one after the other, so each may have the last one's memory."""
+        room = self._rooms.get((name, how.place))
         if room is None or room.numel() < size:
-            room = self._rooms[name] = torch.empty(max(size, 64), dtype=torch.uint8)
+            room = torch.empty(max(size, 64), dtype=torch.uint8, device=how.place.device)
+            self._rooms[name, how.place] = room
         return room[:size]
+
+
+def _encode(x: Tensor, how: How, payload: Tensor, lost: Tensor | None, of: tuple[int, int]) -> int:
+    """of: (place of the first element in the whole array, rank whose values these are). Bytes written."""
+    place, (first, rank) = how.place, of
+    written: int = place.kernels.quantize(
+        place.array(x),
+        how.codec,
+        place.array(payload),
+        how.seq,
+        residual=None if lost is None else place.array(lost),
+        first=first,
+        stream=rank,
+    )
+    return written
 
 
 def wait_for(work: Any, limit: float | None) -> None:
