@@ -1,4 +1,4 @@
-"""From how many bytes two-shot beats one-shot, as timings imply it: the table of csrc/comm/peer_choice.hpp.
+"""From how many bytes two-shot beats one-shot, as timings imply it: what `init(gpu_peers=True)` goes by here.
 
 Virtual ranks share one GPU: neither values nor signals cross a link, and all read one memory. So the
 bounds are a start for GPUs linked by NVLink, not the last word.
@@ -7,11 +7,13 @@ bounds are a start for GPUs linked by NVLink, not the last word.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gpu_suite.bars import faster
 
+from gradwire import gpu_peers
 from gradwire.bench.arguments import human_size
 
 Row = dict[str, Any]
@@ -42,8 +44,18 @@ def bound(ratios: Sequence[tuple[int, float]]) -> int | None:
     return ratios[best][0] if cost[best] < 0 else None
 
 
+def keep(found: Sequence[Row]) -> Path | None:
+    """Where communicators of this machine will read the bounds of plain arrays from; None: none was timed.
+
+    "auto" has one table, by the bytes of the array, for all codecs; coded ones would take one-shot up to
+    larger arrays.
+    """
+    plain = {row["ranks"]: row["size"] for row in found if row["codec"] is None}
+    return gpu_peers.save(plain) if plain else None
+
+
 def table(found: Sequence[Row]) -> list[str]:
-    """What to put into peer_choice.hpp, a line a codec; more ranks than were timed take two-shot."""
+    """In the form of peer_choice.hpp, a line a codec; more ranks than were timed take two-shot."""
     lines = []
     for codec in dict.fromkeys(row["codec"] for row in found):
         of_codec = [row for row in found if row["codec"] == codec]

@@ -40,6 +40,7 @@ class Suite:
 
     def __init__(self, args: argparse.Namespace, began: float) -> None:
         self.simulated = build.SIMULATED
+        self.kept: Path | None = None  # where the bounds of one-shot are
         self.sizes = TINY if self.simulated else Sizes()
         found = build.asked("name,driver_version,memory.total")
         self.gpu = "simulated" if self.simulated else found or "unknown"
@@ -82,7 +83,10 @@ class Suite:
         for row in bench.rows(sizes, time.monotonic() + self.left(0.6), bar):
             timed.append(row)
             yield row
-        yield from bounds.rows(timed)
+        found = list(bounds.rows(timed))
+        if not (self.simulated or self.args.sizes):  # times that mean something, of the whole range
+            self.kept = bounds.keep(found)
+        yield from found
 
     def ddp(self, bar: report.Progress) -> Iterator[Row]:
         if arrays.installed("torch"):
@@ -161,9 +165,11 @@ def _print(suite: Suite, rows: list[Row], where: str) -> None:
             report.print_table(COLUMNS, timed, title, notes)
     found = [row for row in rows if row["part"] == "bound"]
     if found:
-        print("csrc/comm/peer_choice.hpp: one-shot below, by these timings of ranks that share one GPU")
+        print("one-shot below, by these timings of ranks that share one GPU (csrc/comm/peer_choice.hpp)")
     for line in bounds.table(found):
         print(f"  {line}")
+    if suite.kept:
+        print(f"  plain: kept in {suite.kept}; communicators with gpu_peers=True go by it on this machine")
     print("bars")
     for line in bars.verdicts(rows):
         print(f"  {line}")

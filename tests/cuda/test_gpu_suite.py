@@ -23,6 +23,7 @@ from gpu_suite import arrays, bars, bounds, checks, clock, codec_speed, floors, 
 from gpu_suite.sizes import LARGE, MEDIUM, REDUCED  # noqa: E402
 
 import gradwire  # noqa: E402
+from gradwire import gpu_peers  # noqa: E402
 
 
 def test_one_command_checks_and_times_every_kernel(tmp_path: Path) -> None:
@@ -104,7 +105,9 @@ def test_the_floor_of_an_all_reduce_is_its_bytes_at_the_copy_rate() -> None:
     )
 
 
-def test_the_bound_of_one_shot_is_where_two_shot_loses_least() -> None:
+def test_the_bound_of_one_shot_is_where_two_shot_loses_least_and_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def timed(n: int, size: int, one: float, two: float, codec: str | None = None) -> list[dict[str, Any]]:
         what = {"part": "all_reduce", "ranks": n, "codec": codec}
         times = (("one-shot", one), ("two-shot", two))
@@ -131,6 +134,11 @@ def test_the_bound_of_one_shot_is_where_two_shot_loses_least() -> None:
     plain, coded = bounds.table(found)
     assert plain.startswith("kPeerBounds[] = {{2, ~size_t{0}}, {4, 512 << 10}, {8, 1000}};  // plain")
     assert coded == "kPeerBounds[] = {{4, 64 << 10}};  // int8, timed at 64 KiB to 64 KiB"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = bounds.keep(found)
+    assert kept is not None and kept.parent == tmp_path / "gradwire"
+    assert [gpu_peers.one_shot_below(n) for n in (2, 3, 8, 9)] == [2**63 - 1, 512 * k, 1000, 0]
+    assert bounds.keep([]) is None
 
 
 def test_a_part_that_fails_is_reported_and_the_others_run(
