@@ -7,8 +7,10 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <thread>
 #include <utility>
 
+#include "base/deadline.hpp"
 #include "base/error.hpp"
 
 namespace gw {
@@ -64,7 +66,15 @@ HostPeers::HostPeers(int device, int rank, int size)
   *faults_ = {};
 }
 
+// A kernel that was told to stop may begin only now: what it looks at has to be there until it ends.
 HostPeers::~HostPeers() {
+  constexpr std::chrono::microseconds kPatience{10'000'000}, kNap{200};
+  try {
+    for (const auto until = Deadline::after(kPatience); !done() && !until.passed();)
+      std::this_thread::sleep_for(kNap);
+  } catch (const Error&) {
+    // a GPU that reports errors runs nothing any more
+  }
   for (Mapped& peer : peers_) close(peer);
   shared().remove(mine_.number);
 }
