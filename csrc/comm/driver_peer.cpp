@@ -11,7 +11,7 @@ namespace {
 
 // What a kernel leaves of the operation's time for the question who is to blame.
 Deadline::Duration time_for_questions(Deadline::Duration timeout) {
-  return std::min<Deadline::Duration>(timeout / 4, std::chrono::milliseconds(1250));
+  return std::min<Deadline::Duration>(timeout / 2, std::chrono::seconds(2));
 }
 
 constexpr uint32_t kAtTheEnd = 0xffff;

@@ -89,26 +89,31 @@ void Watchdog::ask_everyone() {
     if (p != transport_.rank()) send(p, {.type = NoticeType::query, .nonce = nonce_});
 }
 
-int Watchdog::culprit(const std::vector<int>& waiting_for) const {
+int Watchdog::culprit(const std::vector<int>& waiting_for, bool by_gpu) const {
   const auto silent = [&](int p) { return answers_[static_cast<size_t>(p)].nonce != nonce_; };
+  int last = -1, idle = -1;  // the end of a chain: it answers, and waits for nobody
   for (int first : waiting_for) {
     // Whoever I wait for may itself be waiting; a chain is at most size long.
     int p = first;
     for (int hops = 0; hops < transport_.size() && p >= 0 && p < transport_.size() && p != transport_.rank();
          ++hops) {
       if (silent(p)) return p;
+      last = p;
       p = answers_[static_cast<size_t>(p)].waiting_for;
     }
+    if (idle < 0 && p < 0) idle = last;
   }
   for (int p = 0; p < transport_.size(); ++p)
     if (p != transport_.rank() && silent(p)) return p;
+  // GPUs wait for all others at once, so a list of whom they missed begins with anybody
+  if (by_gpu && idle >= 0) return idle;
   return waiting_for.empty() ? -1 : waiting_for[0];
 }
 
 void Watchdog::time_out(const Work& work) {
   const auto waiting_for = work.executor.waiting_for();
-  const bool on_gpu = work.executor.waits_for_gpu();
-  const int p = on_gpu ? transport_.rank() : culprit(waiting_for);
+  const bool on_gpu = work.executor.waits_for_gpu(), by_gpu = !work.executor.missing_on_gpu().empty();
+  const int p = on_gpu ? transport_.rank() : culprit(waiting_for, by_gpu);
   const double seconds = std::chrono::duration<double>(work.timeout).count();
   std::string text = work.executor.describe() + " did not finish within " + std::to_string(seconds) + " s";
   if (on_gpu) {
@@ -120,7 +125,6 @@ void Watchdog::time_out(const Work& work) {
     const char* silent = transport_.control_delivered(p)
                              ? "does not answer, but its host does: it is stopped, or busy outside gradwire"
                              : "does not answer, nor does its host: it is down or cut off";
-    const bool by_gpu = !work.executor.missing_on_gpu().empty();
     text +=
         answer.nonce != nonce_ ? silent
         : by_gpu

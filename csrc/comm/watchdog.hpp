@@ -28,7 +28,7 @@ class Watchdog {
   void check_deadlines(std::span<Work* const> active);
   void ask_everyone();
   [[noreturn]] void time_out(const Work& work);
-  int culprit(const std::vector<int>& waiting_for) const;
+  int culprit(const std::vector<int>& waiting_for, bool by_gpu) const;
   void send(int peer, Notice notice);
   ErrorContext context(const Work& work, int peer) const;
 
