@@ -8,6 +8,7 @@
 //   struct Shared                   its shared memory; has a Together::Shared together
 //   Codec(const Block<Codec>&, Together&)
 //   kResident                       thread blocks that share a multiprocessor while they encode; fewer have more registers
+//   kExchanging                     the same while ranks exchange
 //   encode(v)                       8 values of a thread from each half, which become what was lost of them
 //   decode()                        all of its threads call either of them together
 #pragma once

@@ -11,7 +11,7 @@ constexpr uint32_t kScales = kBlock / NvFp4::kBlock;
 
 class NvFp4Block {
  public:
-  static constexpr int kResident = 4;
+  static constexpr int kResident = 4, kExchanging = 2;
   struct Shape {
     uint32_t bytes, scales;
   };

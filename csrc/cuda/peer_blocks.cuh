@@ -129,7 +129,8 @@ class CodedBlocks : CodedUnits {
 };
 
 template <class Codec>
-__global__ void __launch_bounds__(kPeerThreads, 2) exchange_blocks(const gw_cuda_exchange e) {
+__global__ void __launch_bounds__(kPeerThreads, Codec::kExchanging)
+    exchange_blocks(const gw_cuda_exchange e) {
   run_units<CodedBlocks<Codec>, Signals>(e);
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 class RandKBlock {
  public:
-  static constexpr int kResident = 4;
+  static constexpr int kResident = 4, kExchanging = 1;
   using Shape = SparseShape;
   static GW_INLINE Shape shape_of(const gw_cuda_codec& codec, uint32_t length) {
     const size_t kept = kept_of(codec.k, length), bytes = value_bytes(codec.values, kept);

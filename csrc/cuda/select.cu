@@ -137,13 +137,14 @@ enum class Kept { candidates, result, at_least };
 template <Kept What>
 __global__ void __launch_bounds__(kThreads, 2) keep(SelectCall c) {
   constexpr bool kFinal = What == Kept::result;
+  constexpr uint32_t kFrom = kShift[0];
   auto& shared = shared_memory<KeepShared>();
   Together together(shared.together);
   if (What == Kept::candidates && c.found->direct) return;
   const Source from(c, !kFinal || c.found->direct);
   // sizes are magnitudes + 1, and 0 behind the end
   uint32_t bound = c.bound, wanted = 0;  // wanted: ties
-  if constexpr (What == Kept::candidates) bound = c.found->prefix << kShift[0];
+  if constexpr (What == Kept::candidates) bound = c.found->prefix << kFrom;
   if constexpr (kFinal) {
     bound = c.found->prefix + 1;
     wanted = c.found->rest;

@@ -20,7 +20,7 @@ struct TopKShape : SparseShape {
 
 class TopKBlock {
  public:
-  static constexpr int kResident = 3;
+  static constexpr int kResident = 3, kExchanging = 1;
   using Shape = TopKShape;
   static GW_INLINE Shape shape_of(const gw_cuda_codec& codec, uint32_t length) {
     const size_t kept = kept_of(codec.k, length), bytes = value_bytes(codec.values, kept);
