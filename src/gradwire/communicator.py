@@ -206,8 +206,9 @@ class Communicator(Priced):
         gpu_peers=True asked for it. The same on every rank.
 
         It takes up to 16 ranks of one host with GPUs of one kind. Of their all_reduces it carries those of
-        float32, bfloat16 and float16 without a codec, or with one whose blocks hold up to 256 values (casts,
-        quantisers, fp8, mx), by any algorithm inside one host; the others go through pinned memory as ever.
+        float32, bfloat16 and float16 without a codec, or with one that has kernels (all but rice4, lossless
+        and those registered in Python), by any algorithm but the hierarchical ones; the others go through
+        pinned memory as ever.
         A result has the same bits on either way by the same algorithm; "auto" goes by another table here, so
         its choice, and with a codec the bits, can differ. The call, or `Work.wait`, returns once the GPU is
         done, because only then it is known that no rank was lost meanwhile. A rank keeps to one GPU. If one
