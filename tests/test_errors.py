@@ -83,57 +83,57 @@ def test_a_bad_argument_is_refused_and_the_communicator_stays_usable(name: str) 
 
 
 MISMATCHES: dict[
-    str, tuple[Callable[[Communicator], Any], Callable[[Communicator], Any], tuple[str, str]]
+    str, tuple[Callable[[Communicator], Any], Callable[[Communicator], Any], tuple[str, str, str]]
 ] = {
     "count": (
         lambda c: c.all_reduce(np.ones(1000, F32)),
         lambda c: c.all_reduce(np.ones(1001, F32)),
-        ("1000", "1001"),
+        ("1000", "1001", "count"),
     ),
     "large counts": (
         lambda c: c.all_reduce(np.ones(10**5, F32)),
         lambda c: c.all_reduce(np.ones(3 * 10**5, F32)),
-        ("100000", "300000"),
+        ("100000", "300000", "count"),
     ),
     "dtype": (
         lambda c: c.all_reduce(np.ones(8, F32)),
         lambda c: c.all_reduce(np.ones(8, np.int32)),
-        ("float32", "int32"),
+        ("float32", "int32", "dtype"),
     ),
     "op": (
         lambda c: c.all_reduce(np.ones(8, F32)),
         lambda c: c.all_reduce(np.ones(8, F32), op="max"),
-        ("sum", "max"),
+        ("sum", "max", "op"),
     ),
     "codec": (
         lambda c: c.all_reduce(np.ones(8, F32), algorithm="direct"),
         lambda c: c.all_reduce(np.ones(8, F32), codec="int8", algorithm="direct"),
-        ("none", "int8"),
+        ("none", "int8", "codec"),
     ),
     "codec parameters": (
         lambda c: c.all_reduce(np.ones(8, F32), codec="int4(block=32)"),
         lambda c: c.all_reduce(np.ones(8, F32), codec="int4(block=64)"),
-        ("block=32", "block=64"),
+        ("block=32", "block=64", "codec"),
     ),
     "algorithm": (
         lambda c: c.all_reduce(np.ones(8, F32), algorithm="ring"),
         lambda c: c.all_reduce(np.ones(8, F32), algorithm="direct"),
-        ("ring", "direct"),
+        ("ring", "direct", "algorithm"),
     ),
     "order of calls": (
         lambda c: (c.all_reduce(np.ones(8, F32)), c.barrier()),
         lambda c: (c.barrier(), c.all_reduce(np.ones(8, F32))),
-        ("all_reduce", "barrier"),
+        ("all_reduce", "barrier", "collective"),
     ),
     "collective": (
         lambda c: c.broadcast(np.ones(8, F32), root=1),
         lambda c: c.all_reduce(np.ones(8, F32)),
-        ("broadcast", "all_reduce"),
+        ("broadcast", "all_reduce", "collective"),
     ),
     "tag": (
         lambda c: c.send(np.ones(8, F32), dst=1, tag=1),
         lambda c: c.recv(np.ones(8, F32), src=0, tag=2),
-        ("send", "send"),
+        ("send", "send", "root, tag"),
     ),
 }
 
@@ -154,6 +154,7 @@ def test_a_mismatch_is_an_error_on_both_sides_that_prints_both(what: str) -> Non
     for message in run_ranks(2, rank, timeout=10):
         assert words[0] in message and words[1] in message
         assert "rank 0" in message and "rank 1" in message
+        assert f"They differ in: {words[2]}" in message
     assert time.monotonic() - start < 5, "found by a timeout, not by comparing"
 
 

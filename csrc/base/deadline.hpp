@@ -22,7 +22,6 @@ class Deadline {
   }
   bool passed() const { return Clock::now() >= at_; }
   Duration left() const { return std::max(Duration::zero(), at_ - Clock::now()); }
-  double left_seconds() const { return std::chrono::duration<double>(left()).count(); }
   Clock::time_point at() const { return at_; }
   Deadline sooner(Deadline other) const { return Deadline(std::min(at_, other.at_)); }
 

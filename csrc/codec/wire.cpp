@@ -29,7 +29,11 @@ std::string codec_text(const FrameHeader& h) {
   try {
     return codec_from_wire(h.codec, h.params)->description();
   } catch (const Error&) {
-    return "?" + std::to_string(h.codec) + "(" + std::to_string(h.params) + ")";
+    return std::string("?")
+        .append(std::to_string(h.codec))
+        .append("(")
+        .append(std::to_string(h.params))
+        .append(")");
   }
 }
 
@@ -72,18 +76,53 @@ std::string describe(const FrameHeader& h, std::string_view collective, std::str
     text = "frame ";
   else
     text.append(collective.empty() ? "collective " + std::to_string(h.collective) : std::string(collective))
-        .append(" #" + std::to_string(h.seq) + " ");
+        .append(" #")
+        .append(std::to_string(h.seq))
+        .append(" ");
   if (h.op != 0) text.append(name(static_cast<ReduceOp>(h.op))).append(" ");
-  text.append(name(static_cast<DType>(h.dtype))).append("[" + std::to_string(h.total) + "]");
+  text.append(name(static_cast<DType>(h.dtype))).append("[").append(std::to_string(h.total)).append("]");
   text.append(" codec ").append(codec_text(h));
   if (alone) return text;
   if (h.flags == kInPeerMemory) text.append(" by memory of GPUs (gpu_peers)");
-  text.append(" algorithm ").append(algorithm.empty() ? std::to_string(h.algorithm) : std::string(algorithm));
-  text.append(" round " + std::to_string(h.round) + " chunk " + std::to_string(h.chunk) + " segment " +
-              std::to_string(h.segment) + " lane " + std::to_string(h.lane) + " count " +
-              std::to_string(h.count) + " bytes " + std::to_string(h.payload_bytes) + " epoch " +
-              std::to_string(h.epoch) + " config " + std::to_string(h.config));
-  return text;
+  return text.append(" algorithm ")
+      .append(algorithm.empty() ? std::to_string(h.algorithm) : std::string(algorithm));
+}
+
+std::string differences(const FrameHeader& a, const FrameHeader& b) {
+  if (a.magic != b.magic || a.version != b.version) return "protocol";
+  struct Field {
+    const char* what;
+    uint64_t a, b;
+  };
+  const auto list = [](std::initializer_list<Field> fields, bool values) {
+    std::string text;
+    for (const Field& f : fields) {
+      if (f.a == f.b) continue;
+      text.append(text.empty() ? "" : ", ").append(f.what);
+      if (values) text.append(" ").append(std::to_string(f.a)).append(" and ").append(std::to_string(f.b));
+    }
+    return text;
+  };
+  const auto codec = [](const FrameHeader& h) { return uint64_t{h.codec} << 32 | h.params; };
+  std::string text = list({{"collective", a.collective, b.collective},
+                           {"number of the call", a.seq, b.seq},
+                           {"op", a.op, b.op},
+                           {"dtype", a.dtype, b.dtype},
+                           {"count", a.total, b.total},
+                           {"codec", codec(a), codec(b)},
+                           {"where the arrays are", a.flags, b.flags},
+                           {"algorithm", a.algorithm, b.algorithm},
+                           {"epoch", a.epoch, b.epoch}},
+                          false);
+  if (!text.empty()) return text;
+  if (a.config != b.config) return "root, tag, topology or a setting such as segment_bytes";
+  return list({{"round", a.round, b.round},
+               {"chunk", a.chunk, b.chunk},
+               {"segment", a.segment, b.segment},
+               {"lane", a.lane, b.lane},
+               {"elements of a segment", a.count, b.count},
+               {"bytes of a segment", a.payload_bytes, b.payload_bytes}},
+              true);
 }
 
 }  // namespace gw

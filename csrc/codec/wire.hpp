@@ -76,8 +76,10 @@ inline bool header_equals(const std::byte* got, const std::byte* expected) {
 // the payload (codes, scales, top-k indices) are checked by decode, and so is the size where it depends on them.
 FrameHeader parse_checked(const std::byte* frame, size_t bytes);
 
-// "all_reduce #12 sum float32[1000] codec int4(block=32) algorithm ring ...": one side of a mismatch message. The
+// "all_reduce #12 sum float32[1000] codec int4(block=32) algorithm ring": one side of a mismatch message. The
 // caller translates the two ids this room does not know; an empty name leaves the number. Never throws on odd fields.
 std::string describe(const FrameHeader& header, std::string_view collective, std::string_view algorithm);
+// "count, codec": what a caller got wrong; the place in the schedule, both sides of it, only if nothing else differs.
+std::string differences(const FrameHeader& a, const FrameHeader& b);
 
 }  // namespace gw

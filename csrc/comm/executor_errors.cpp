@@ -17,6 +17,7 @@ void Executor::mismatch(int peer, const std::byte* got, const std::byte* expecte
       ErrorKind::mismatch,
       "ranks called different operations: rank " + std::to_string(plan_->rank) + " runs " + text(expected) +
           "; rank " + std::to_string(peer) + " (" + transport_->host(peer) + ") runs " + text(got) +
+          ". They differ in: " + differences(read_header(expected), read_header(got)) +
           ". Every rank must make the same calls in the same order with the same count, dtype, op and codec",
       {.rank = plan_->rank,
        .peer = peer,

@@ -1,6 +1,7 @@
 #include "comm/watchdog.hpp"
 
 #include <algorithm>
+#include <charconv>
 
 namespace gw {
 namespace {
@@ -9,6 +10,11 @@ namespace {
 // than a fifth of the patience the user granted.
 Deadline::Duration question_time(Deadline::Duration timeout) {
   return std::min<Deadline::Duration>(timeout / 5, std::chrono::seconds(1));
+}
+
+std::string shortest(double value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 
 }  // namespace
@@ -115,7 +121,7 @@ void Watchdog::time_out(const Work& work) {
   const bool on_gpu = work.executor.waits_for_gpu(), by_gpu = !work.executor.missing_on_gpu().empty();
   const int p = on_gpu ? transport_.rank() : culprit(waiting_for, by_gpu);
   const double seconds = std::chrono::duration<double>(work.timeout).count();
-  std::string text = work.executor.describe() + " did not finish within " + std::to_string(seconds) + " s";
+  std::string text = work.executor.describe() + " did not finish within " + shortest(seconds) + " s";
   if (on_gpu) {
     text += ": the GPU of rank " + std::to_string(p) + " (" + transport_.host(p) +
             ") has not come so far; what was put on the stream before the call still runs";

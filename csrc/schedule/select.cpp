@@ -117,11 +117,11 @@ Choice select(const Question& q) {
 std::string Choice::explain() const {
   std::string text = "chosen: " + algorithm + "\n";
   char line[256];
-  std::snprintf(line, sizeof line, "  %-14s %12s %7s %7s  %s\n", "algorithm", "predicted", "rounds",
+  std::snprintf(line, sizeof line, "  %-18s %12s %7s %7s  %s\n", "algorithm", "predicted", "rounds",
                 "encodes", "why");
   text += line;
   for (const Candidate& c : candidates) {
-    std::snprintf(line, sizeof line, "%c %-14s %12s %7d %7d  %s%s\n", c.algorithm == algorithm ? '*' : ' ',
+    std::snprintf(line, sizeof line, "%c %-18s %12s %7d %7d  %s%s\n", c.algorithm == algorithm ? '*' : ' ',
                   c.algorithm.c_str(), duration(c.seconds).c_str(), c.rounds, c.lossy_encodes,
                   c.valid ? "" : "not taken: ", c.reason.c_str());
     text += line;
