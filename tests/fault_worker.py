@@ -31,7 +31,10 @@ def main() -> None:
     while time.monotonic() < end:
         last = time.monotonic()
         try:
-            comm.all_reduce(x, algorithm=options["algorithm"], codec=options["codec"])
+            if options.get("root") is not None:
+                comm.broadcast(x, options["root"], algorithm=options["algorithm"])
+            else:
+                comm.all_reduce(x, algorithm=options["algorithm"], codec=options["codec"])
         except gradwire.GradwireError as e:
             report = {
                 "error": type(e).__name__,

@@ -156,11 +156,13 @@ class Ranks:
             p.communicate(timeout=10)
 
 
-def check(reports: dict[int, dict[str, object]], victim: int, kinds: set[str]) -> None:
+def check(
+    reports: dict[int, dict[str, object]], victim: int, kinds: set[str], op: str = "all_reduce"
+) -> None:
     for r, report in reports.items():
         assert report["error"] in kinds, (r, report)
         assert report["rank"] == victim, (r, report)
-        assert report["op"] == "all_reduce" and report["host"], (r, report)
+        assert report["op"] == op and report["host"], (r, report)
         assert report["step"] is not None and report["step"] >= 0, (r, report)
         assert report["seconds"] < 3.0 + 1.5, (r, report)
 
@@ -203,6 +205,22 @@ def test_arrays_that_peers_map_survive_a_rank_that_is_gone(
         time.sleep(0.1)
         ranks.processes[1].send_signal(fault)
         check(ranks.reports(1), 1, {kind})
+    finally:
+        ranks.end()
+
+
+@pytest.mark.parametrize(
+    ("victim", "fault", "kind"), [(0, signal.SIGKILL, "PeerLost"), (1, signal.SIGSTOP, "Timeout")]
+)
+def test_a_rank_is_named_that_is_gone_while_its_host_reads_one_board(
+    victim: int, fault: signal.Signals, kind: str, tmp_path: Path
+) -> None:
+    ranks = Ranks(tmp_path, algorithm="direct", transport="shm", count=1 << 20, root=0)
+    try:
+        ranks.go()
+        time.sleep(0.1)
+        ranks.processes[victim].send_signal(fault)
+        check(ranks.reports(victim), victim, {kind}, op="broadcast")
     finally:
         ranks.end()
 

@@ -23,6 +23,8 @@ inline constexpr uint64_t kMaxCount = uint64_t{1} << 48;
 
 // FrameHeader::flags: instead of the payload comes the place where it lies, in memory that both ranks have mapped.
 inline constexpr uint8_t kLent = 1;
+// The payload lies on the sender's board, at a place that both ranks know (comm/board.hpp); here it means nothing.
+inline constexpr uint8_t kPosted = 4;
 // The values do not travel: they are exchanged through GPU memory, whose place is the payload.
 inline constexpr uint8_t kInPeerMemory = 2;
 
@@ -37,7 +39,7 @@ struct FrameHeader {
   uint8_t op = 0;          // ReduceOp
   uint8_t algorithm = 0;   // Algorithm id
   uint8_t lane = 0;
-  uint8_t flags = 0;           // kLent or kInPeerMemory, or 0
+  uint8_t flags = 0;           // kLent, kPosted or kInPeerMemory, or 0
   uint32_t params = 0;         // Codec::wire_params()
   uint64_t count = 0;          // elements in this frame
   uint64_t payload_bytes = 0;  // bytes after the header

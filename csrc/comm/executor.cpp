@@ -109,6 +109,10 @@ bool Executor::try_send(const LanePlan& lane, const Unit& u, size_t slot) {
     std::memcpy(message + kHeaderBytes, &*lent, sizeof(Loan));
     h.flags = kLent;
     lends_ = true;
+  } else if (u.board != kNoSlot && !gpu_) {
+    if (u.posts) driver().fill(u, slot, transport_->board(plan_->rank) + u.board, nullptr);
+    h.flags = kPosted;
+    lends_ = true;
   } else if (lying.data) {
     h.payload_bytes = lying.bytes;
     bytes = kHeaderBytes + lying.bytes;
@@ -147,11 +151,13 @@ Payload Executor::arrived(int peer, const LanePlan& lane, const Unit& u) const {
   if (!raw && !plan_->operation.codec->fixed_size())
     h.payload_bytes = std::min<uint64_t>(read_header(got).payload_bytes, u.payload_bytes);
   const bool lent = answer ? loan(u).has_value() : raw && read_header(got).flags == kLent;
-  if (lent) h.flags = kLent;
+  const bool posted = !answer && u.board != kNoSlot && read_header(got).flags == kPosted;
+  if (lent || posted) h.flags = lent ? kLent : kPosted;
   write_header(h, expected);
   if (!header_equals(got, expected)) mismatch(peer, got, expected);
   if (lent && answer) return driver().finished(u, number(lane));
   if (lent) return borrowed(peer, channel.peek(kHeaderBytes + sizeof(Loan)), u);
+  if (posted) return {transport_->board(peer) + u.board, h.payload_bytes};
   const size_t bytes = kHeaderBytes + h.payload_bytes;
   const std::byte* whole = answer ? channel.peek_answer(bytes) : channel.peek(bytes);
   return whole ? Payload{whole + kHeaderBytes, h.payload_bytes} : Payload{};

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "base/error.hpp"
+#include "comm/board.hpp"
 #include "transport/transport.hpp"
 
 namespace gw {
@@ -309,6 +310,7 @@ std::shared_ptr<const Plan> make_plan(const Operation& op, const Schedule& sched
     LanePlan lane = builder.build(schedule.lanes[l].steps);
     lane.channel_lane = p2p ? kP2pLane : static_cast<int>(l);
     check_internal(lane.channel_lane < kLanes, "a schedule has more lanes than a transport");
+    if (schedule.lanes.size() == 1 && !op.codec && !p2p) place_on_boards(lane, settings);
     plan->lends |= std::ranges::any_of(lane.sends, &Unit::lend);
     for (const auto* queue : {&lane.sends, &lane.receives})
       for (const Unit& u : *queue) {

@@ -39,8 +39,10 @@ struct Unit {
   size_t in_offset = 0, out_offset = 0, count = 0;  // elements
   uint64_t first = 0;        // place of the elements in the whole operation: a codec's key for random numbers
   size_t payload_bytes = 0;  // at most, if the codec's size depends on the values
-  size_t slot = kNoSlot;  // where the frame is kept, bytes into the frame store: its size, then the payload
-  uint32_t after = 0;     // units of the lane's other queue that must be done before this one may start
+  size_t slot = kNoSlot;   // where the frame is kept, bytes into the frame store: its size, then the payload
+  size_t board = kNoSlot;  // place on the sender's board (comm/board.hpp), if this may be posted there
+  bool posts = false;      // of several sends of the same values: the first, which writes them there
+  uint32_t after = 0;      // units of the lane's other queue that must be done before this one may start
   uint16_t round = 0, chunk = 0;
   uint32_t segment = 0;
 };

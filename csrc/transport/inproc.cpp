@@ -25,13 +25,17 @@ struct Hub {
     Doorbell bell;
     std::atomic<bool> killed{false};
     std::atomic<bool> connected{false};
+    MirrorMap board;
   };
 
   Hub(int n, size_t bytes)
       : size(n),
         channel_bytes(mirror_bytes(bytes)),
         ranks(static_cast<size_t>(n)),
-        links(static_cast<size_t>(n) * static_cast<size_t>(n)) {}
+        links(static_cast<size_t>(n) * static_cast<size_t>(n)) {
+    if (n > 2)
+      for (Rank& rank : ranks) rank.board = MirrorMap::anonymous(2 * channel_bytes);
+  }
 
   void check(int rank, const char* what) const {
     if (rank < 0 || rank >= size)
@@ -163,6 +167,7 @@ class InprocTransport final : public Transport {
     std::byte* at = arena.find(loan);
     return at ? at : arena.map(loan, ::getpid());
   }
+  std::byte* board(int rank) override { return hub_->rank(rank).board.data(); }
   int host_number(int) const override { return 0; }
   int machine_number(int) const override { return 0; }
 
@@ -202,7 +207,7 @@ class InprocTransport final : public Transport {
   }
   Counters counters() const override { return counters_.read(); }
   size_t staging_bytes() const override {
-    return static_cast<size_t>(hub_->size - 1) * kLanes * hub_->channel_bytes;
+    return static_cast<size_t>(hub_->size - 1) * kLanes * hub_->channel_bytes + self_.board.bytes();
   }
   size_t channel_bytes() const override { return hub_->channel_bytes; }
 

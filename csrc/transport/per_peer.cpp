@@ -91,10 +91,16 @@ PerPeerTransport::PerPeerTransport(std::unique_ptr<AtomicCounters> counters, con
     }
     // Nobody needs to map what this pair does not use.
     peer.segment = std::move(pair.peer_segment);
+    if (shares_memory(static_cast<int>(p)) && pairs.size() > 2)
+      peer.board = peer.segment->board(static_cast<int>(p), 2 * channel_bytes_);
     if (peer.segment) peer.segment->close_file();
     if (pair.config.heartbeat_s > 0) set_heartbeat(pair.control.get(), pair.config.heartbeat_s);
     describe(mine, pair);
     peer.control = std::make_unique<ControlLink>(std::move(pair.control), *counters_);
+  }
+  if (!shared_.empty() && pairs.size() > 2) {
+    peers_[static_cast<size_t>(rank_)].board = segment_->board(rank_, 2 * channel_bytes_);
+    staging_bytes_ += 2 * channel_bytes_;
   }
   if (segment_) segment_->close_file();
   if (streamed_.empty()) return;

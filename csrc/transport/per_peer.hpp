@@ -26,6 +26,7 @@ class PerPeerTransport final : public Transport {
   int ranks_on_this_machine() const override { return ranks_on_this_machine_; }
   bool shares_memory(int peer) const override { return kind(peer) == "shm"; }
   std::byte* lent(int peer, const Loan& loan) override;
+  std::byte* board(int p) override { return peers_.at(static_cast<size_t>(p)).board; }
   int host_number(int p) const override { return peers_.at(static_cast<size_t>(p)).host_number; }
   int machine_number(int p) const override { return peers_.at(static_cast<size_t>(p)).machine_number; }
 
@@ -48,6 +49,7 @@ class PerPeerTransport final : public Transport {
     std::string kind, host;
     int host_number = 0, machine_number = 0;
     std::unique_ptr<PeerSegment> segment;
+    std::byte* board = nullptr;
     std::unique_ptr<ControlLink> control;
     std::array<std::unique_ptr<LinkChannel>, kLanes> channels;
     Deadline::Clock::time_point broken_since{};  // first suspicion, see peer_state()

@@ -55,6 +55,11 @@ RingWriter Segment::writer(int peer, int lane, size_t bytes) {
   return {map_.head()->controls() + layout_.ring(peer, lane), rings_.back().data(), bytes};
 }
 
+std::byte* Segment::board(int self, size_t bytes) {
+  check_internal(bytes <= layout_.most_board_bytes(), "no room for a board");
+  return rings_.emplace_back(file_.get(), layout_.board_offset(self), bytes, PROT_READ | PROT_WRITE).data();
+}
+
 PeerSegment::PeerSegment(SegmentLayout layout, const Blob& peer)
     : layout_(layout),
       pid_(peer.pid),
@@ -90,6 +95,11 @@ std::byte* PeerSegment::lent(const Loan& loan) {
 RingReader PeerSegment::reader(int self, int lane, size_t bytes) {
   rings_.emplace_back(file_.get(), layout_.ring_offset(self, lane), bytes, PROT_READ | PROT_WRITE);
   return {map_.head()->controls() + layout_.ring(self, lane), rings_.back().data(), bytes};
+}
+
+std::byte* PeerSegment::board(int owner, size_t bytes) {
+  check_internal(bytes <= layout_.most_board_bytes(), "no room for a board");
+  return rings_.emplace_back(file_.get(), layout_.board_offset(owner), bytes, PROT_READ).data();
 }
 
 }  // namespace gw

@@ -13,7 +13,8 @@
 
 namespace gw {
 
-// Where things lie; the same arithmetic on both sides, from local values alone.
+// Where things lie; the same arithmetic on both sides, from local values alone. A rank has no rings to itself: its board
+// lies there.
 struct SegmentLayout {
   int size = 0;
   size_t channel_bytes = 0;
@@ -23,6 +24,8 @@ struct SegmentLayout {
   }
   size_t head_bytes() const;  // everything before the rings, whole pages
   size_t ring_offset(int peer, int lane) const { return head_bytes() + ring(peer, lane) * channel_bytes; }
+  size_t board_offset(int owner) const { return ring_offset(owner, 0); }
+  size_t most_board_bytes() const { return kLanes * channel_bytes; }
   size_t bytes() const { return ring_offset(size, 0); }
 };
 
@@ -58,6 +61,7 @@ class Segment {
   Doorbell& bell() { return map_.head()->bell; }
   // `bytes`: of the ring, at most layout.channel_bytes; the same at both ends.
   RingWriter writer(int peer, int lane, size_t bytes);
+  std::byte* board(int self, size_t bytes);
 
  private:
   SegmentLayout layout_;
@@ -80,6 +84,7 @@ class PeerSegment {
   std::byte* lent(const Loan& loan);
   // The ring from that peer to rank `self`.
   RingReader reader(int self, int lane, size_t bytes);
+  std::byte* board(int owner, size_t bytes);  // not writable
 
  private:
   SegmentLayout layout_;

@@ -85,6 +85,9 @@ class Transport {
   // The memory that a message of `peer` lends (arena.hpp), writable, valid until the next call for this peer; null if the
   // peer is gone. Throws Error(frame) if there is no such memory, which there never is without shared memory.
   virtual std::byte* lent(int peer, const Loan& loan) = 0;
+  // 2 * channel_bytes() of a rank's memory, which its peers on the host can only read: what it has for several of them it
+  // writes there once. This rank's own, or that of a peer which shares memory; null if there are but two ranks.
+  virtual std::byte* board(int rank) = 0;
   // Numbers that are the same on every rank. Equal hosts: the two can share memory. Equal machines: they run on the same
   // kernel and compete for its cores, as network namespaces and containers of one machine do.
   virtual int host_number(int peer) const = 0;

@@ -224,10 +224,11 @@ class Communicator(Priced):
         """Counters since the start of this epoch: operations; bytes_sent and bytes_received over all channels
         (headers included); socket_bytes_sent and socket_bytes_received as the kernel took and gave them;
         staging_bytes: memory that operations pass through, at most. In shared memory that is, for each peer,
-        3 * channel_bytes (setting GRADWIRE_CHANNEL_BYTES), half of it among more than two ranks of one host,
-        over TCP about four times as much; and, with a codec, the coded size of the largest operation so far.
-        It does not grow with the number of calls. shared_bytes: of this process's arrays from `empty`; what
-        they lend to others is not in bytes_sent.
+        3 * channel_bytes (setting GRADWIRE_CHANNEL_BYTES), half of it among more than two ranks of one host;
+        where more than two ranks take part also 2 * channel_bytes once, a quarter of it on one host; over TCP
+        about four times as much as in shared memory; and, with a codec, the coded size of the largest
+        operation so far. It does not grow with the number of calls. shared_bytes: of this process's arrays
+        from `empty`; what they lend to others is not in bytes_sent.
 
         >>> import gradwire
         >>> gradwire.init(rank=0, size=1).stats()["bytes_sent"]

@@ -2,9 +2,11 @@
 // under AddressSanitizer and ThreadSanitizer. The full grid of shapes is in tests/contract.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <span>
 #include <thread>
 
 #include "comm/communicator.hpp"
@@ -108,6 +110,70 @@ TEST_CASE("shm and TCP carry the same results") {
       for (const char* algorithm : {"direct", "ring"}) check_all_reduce(c, algorithm, 70001);
       check_all_reduce(c, "", 3);
     });
+}
+
+// Calls follow one another without a pause, and arrays change as soon as a call returns: places on boards are used again
+// while slower peers may still read.
+TEST_CASE("what goes to several peers by their boards is read before its place is used again") {
+  const auto round_trip = [](Communicator& c) {
+    CallOptions o;
+    o.algorithm = "direct";
+    for (size_t count : {0, 1, 16'001, 16'385, 50'003})
+      for (int turn = 0; turn < 4; ++turn) {
+        const auto n = static_cast<size_t>(c.size());
+        auto mine = share(c.rank() + turn, count);
+        std::vector<float> all(n * count);
+        call(c, Collective::all_gather, mine, all, o);
+        std::ranges::fill(mine, -1.0f);
+        for (int r = 0; r < c.size(); ++r)
+          REQUIRE(std::ranges::equal(share(r + turn, count),
+                                     std::span(all).subspan(static_cast<size_t>(r) * count, count)));
+        auto values = share(c.rank() + turn, count);
+        CallOptions from = o;
+        from.peer = turn % c.size();
+        call(c, Collective::broadcast, values, values, from);
+        REQUIRE(values == share(turn % c.size() + turn, count));
+        std::ranges::fill(values, -1.0f);
+      }
+  };
+  for (int n : {3, 4, 5, 8}) run_inproc(n, round_trip);
+  run_endpoints(4, "shm", round_trip);
+}
+
+TEST_CASE("both ends of a posted message know the same place, and one send of a segment writes it") {
+  const Topology topology;
+  const Algorithm& direct = *std::ranges::find(algorithms(), "direct", &Algorithm::name);
+  for (const Collective collective : {Collective::all_gather, Collective::broadcast, Collective::all_to_all})
+    for (int n : {3, 5}) {
+      Operation op;
+      op.collective = collective;
+      op.count = 100'003;
+      op.peer = 0;
+      op.in_place = false;
+      std::vector<std::shared_ptr<const Plan>> plans;
+      for (int r = 0; r < n; ++r) {
+        std::vector<uint8_t> shared(static_cast<size_t>(n), uint8_t{1});
+        shared[static_cast<size_t>(r)] = 0;
+        const PlanSettings settings{.segment_bytes = 8192, .channel_bytes = 65536, .shares_memory = shared};
+        plans.push_back(make_plan(op, direct.make({collective, r, n, 0, topology}), 1, 0, settings));
+      }
+      size_t posted = 0, written = 0;
+      for (int r = 0; r < n; ++r) {
+        const LanePlan& from = plans[static_cast<size_t>(r)]->lanes[0];
+        for (const Unit& u : from.sends) {
+          if (u.board == kNoSlot) continue;
+          CHECK(u.board + u.payload_bytes <= 2 * 65536);
+          const LanePlan& to = plans[static_cast<size_t>(from.peers[u.first_peer])]->lanes[0];
+          CHECK(std::ranges::count_if(to.receives, [&](const Unit& v) {
+                  return v.chunk == u.chunk && v.segment == u.segment && v.board == u.board;
+                }) == 1);
+          ++posted;
+          written += u.posts;
+        }
+      }
+      CHECK((posted > 0) == (collective != Collective::all_to_all));
+      CHECK(posted == written * static_cast<size_t>(n - 1));
+    }
 }
 
 TEST_CASE("lossy replicas are bit-identical and no loss disappears") {
