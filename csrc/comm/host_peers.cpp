@@ -12,6 +12,7 @@
 
 #include "base/deadline.hpp"
 #include "base/error.hpp"
+#include "transport/blob.hpp"
 
 namespace gw {
 namespace {
@@ -49,7 +50,11 @@ Shared& shared() {
   return *all;
 }
 
-uint64_t this_process() { return static_cast<uint64_t>(getpid()); }
+// Not its number alone: processes of two containers of a host may have the same.
+uint64_t this_process() {
+  static const uint64_t drawn = random_nonce()[0];
+  return drawn + static_cast<uint64_t>(::getpid());  // a child has drawn what its parent did
+}
 
 }  // namespace
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradwire import _native
+from gradwire.errors import FrameError
 
 ON = "on"
 _RECORD_BYTES = 1024
@@ -46,7 +47,19 @@ def _everyone(native: _native.Communicator, mine: dict[str, Any]) -> list[dict[s
     for work in sent:
         assert work is not None
         work.wait()
-    return [json.loads(bytes(record).rstrip(b"\0")) for record in records]
+    return [_read(rank, bytes(record)) for rank, record in enumerate(records)]
+
+
+def _read(rank: int, record: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(record.rstrip(b"\0"))
+        return {
+            "kind": str(found["kind"]),
+            "problem": str(found["problem"]),
+            "one_shot_below": min(int(found["one_shot_below"]), _ANY_SIZE),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise FrameError(f"rank {rank} sent no record of its GPUs for gpu_peers: {error!r}") from error
 
 
 def _ability(native: _native.Communicator) -> dict[str, Any]:

@@ -262,3 +262,9 @@ def test_what_was_measured_decides_between_one_shot_and_two_shot(
     assert run_ranks(3, rank, gpu_peers=True)[0] == [True, False]
     gpu_peers.cache_path().write_text("{}")
     assert run_ranks(3, rank, gpu_peers=True)[0] == [True, True]
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"kind": 1}', b"\xff" * 8])
+def test_a_record_that_is_none_is_a_frame_error_that_names_its_rank(record: bytes) -> None:
+    with pytest.raises(gradwire.FrameError, match="rank 3 sent no record"):
+        gpu_peers._read(3, record.ljust(1024, b"\0"))
