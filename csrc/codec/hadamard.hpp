@@ -7,16 +7,9 @@
 namespace gw::GW_ISA {
 
 inline constexpr int kHadamard = 128;
-
-#if defined(__AVX512F__)
-inline constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-inline constexpr int kLanes = 8;
-#else
-inline constexpr int kLanes = 4;
-#endif
-typedef float Lanes __attribute__((vector_size(kLanes * 4), may_alias));
-typedef int32_t LaneBits __attribute__((vector_size(kLanes * 4), may_alias));
+inline constexpr int kLanes = kVectorBytes / sizeof(float);
+typedef float Lanes __attribute__((vector_size(kVectorBytes), may_alias));
+typedef int32_t LaneBits __attribute__((vector_size(kVectorBytes), may_alias));
 
 // Lane i and lane i + H become their sum and their difference.
 template <int H>

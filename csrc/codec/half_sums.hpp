@@ -11,14 +11,6 @@
 
 namespace gw::GW_ISA {
 
-// As wide as the registers are: of wider ones GCC would compare one element after the other.
-#if defined(__AVX512BW__)
-inline constexpr size_t kVectorBytes = 64;
-#elif defined(__AVX2__)
-inline constexpr size_t kVectorBytes = 32;
-#else
-inline constexpr size_t kVectorBytes = 16;
-#endif
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
 typedef float Floats __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t Halves __attribute__((vector_size(kVectorBytes)));

@@ -21,6 +21,15 @@
 
 namespace gw::GW_ISA {
 
+// GCC takes wider vectors apart, and compares them one element after the other.
+#if defined(__AVX512BW__)
+inline constexpr size_t kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr size_t kVectorBytes = 32;
+#else
+inline constexpr size_t kVectorBytes = 16;
+#endif
+
 // An element at any address, of memory that was written as bytes.
 template <class T>
 struct __attribute__((packed, may_alias)) Any {
