@@ -5,6 +5,7 @@
 #include "codec/kernels.hpp"
 #include "comm/gpu_call.hpp"
 #include "comm/host_peers.hpp"
+#include "comm/peer_choice.hpp"
 
 namespace gw {
 namespace {
@@ -264,9 +265,8 @@ void Communicator::forget_plans() {
 
 std::string Communicator::peers_choice(const Operation& op) const {
   const bool lossy = op.codec && op.codec->lossy();
-  const bool one_shot =
-      op.count * size_of(op.dtype) < *one_shot_below_ || (lossy && config_.deterministic == "size-invariant");
-  return one_shot ? "one_shot" : "direct";
+  if (lossy && config_.deterministic == "size-invariant") return "one_shot";
+  return peer_algorithm(op.count * size_of(op.dtype), *one_shot_below_);
 }
 
 void Communicator::check_size_invariant(const Operation& op, const Schedule& schedule) const {
@@ -310,7 +310,6 @@ std::shared_ptr<const Plan> Communicator::plan_for(Operation operation, std::str
   auto plan =
       by_peers ? make_meeting_plan(operation, schedule, id, epoch_, settings, topology_, sizeof(PeerAddress))
                : make_plan(operation, schedule, id, epoch_, settings);
-  last_.reset();
   if (plans_.size() >= kMostPlans) forget_plans();
   // The key must not borrow the caller's string: point it at the registry's copy.
   operation.algorithm = {};

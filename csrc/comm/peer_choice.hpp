@@ -17,8 +17,8 @@ constexpr size_t one_shot_below(int ranks) {
     if (ranks <= b.ranks) return b.one_shot_below;
   return 0;
 }
-constexpr const char* peer_algorithm(int ranks, size_t bytes) {
-  return bytes < one_shot_below(ranks) ? "one_shot" : "direct";
+constexpr const char* peer_algorithm(size_t bytes, size_t one_shot_below) {
+  return bytes < one_shot_below ? "one_shot" : "direct";
 }
 
 }  // namespace gw

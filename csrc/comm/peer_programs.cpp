@@ -68,7 +68,7 @@ const LoadedProgram* PeerPrograms::get(const View& array, const PeerCall& call) 
                             .algorithm = {},
                             .with_residual = !call.residuals.empty()};
   const std::string algorithm =
-      call.algorithm.empty() ? peer_algorithm(ranks_, array.bytes()) : call.algorithm;
+      call.algorithm.empty() ? peer_algorithm(array.bytes(), one_shot_below(ranks_)) : call.algorithm;
   if (operation.count == 0 || (ranks_ == 1 && !operation.with_residual)) return nullptr;
   for (const LoadedProgram& l : loaded_)
     if (l.operation == operation && l.algorithm == algorithm && l.topology == call.topology) return &l;
