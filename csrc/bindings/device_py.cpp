@@ -199,6 +199,7 @@ void register_device(py::module_& m) {
     d["usable"] = s.usable;
     d["built"] = s.built;
     d["simulated"] = s.simulated;
+    d["gpus"] = s.gpus;
     d["text"] = s.text;
     return d;
   });

@@ -54,6 +54,7 @@ void look_at_devices(Plugin& p) {
     for (int d = 0; d < count; ++d) {
       char text[300] = "?";
       p.table.describe(d, text, sizeof text);
+      p.status.gpus.emplace_back(text);
       p.status.text += (d ? "; " : "") + std::to_string(d) + ": " + text;
     }
     p.status.text +=

@@ -16,9 +16,10 @@ namespace gw::gpu {
 // What `gradwire doctor` says; never throws. usable: GPU arrays work; text: the devices and versions, or what is missing.
 struct Status {
   bool usable = false;
-  bool built = false;      // the plug-in is there
-  bool simulated = false;  // GRADWIRE_GPU=sim
-  std::string text;
+  bool built = false;             // the plug-in is there
+  bool simulated = false;         // GRADWIRE_GPU=sim
+  std::vector<std::string> gpus;  // what each is
+  std::string text;               // of all, or what is missing
 };
 Status status();
 

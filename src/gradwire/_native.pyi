@@ -160,7 +160,7 @@ class _Gpu:
     MOST_PEERS: int  # ranks that read one another's memory
     def one_shot_below(self, ranks: int) -> int: ...  # bytes of an array, by default
     Peers: type[Peers]
-    def status(self) -> dict[str, Any]: ...  # usable, built, simulated: bool; text: the GPUs, or what is missing
+    def status(self) -> dict[str, Any]: ...  # usable, built, simulated: bool; gpus: list[str]; text: of all, or what is missing
     def quantize(
         self,
         x: Any,

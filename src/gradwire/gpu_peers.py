@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +92,7 @@ def _lacking(found: list[dict[str, Any]]) -> str:
 
 def gpu_kinds() -> list[str]:
     """Names of the GPUs that this process sees, each once; none if there is nothing to work with."""
-    status = _native.gpu.status()
-    if not status["usable"]:
-        return []
-    devices = [part for part in status["text"].split("; ") if re.match(r"\d+: ", part)]
-    return sorted({device.split(": ", 1)[1] for device in devices})
+    return sorted(set(_native.gpu.status()["gpus"]))
 
 
 # -- one-shot or two-shot ------------------------------------------------------------------------------------
