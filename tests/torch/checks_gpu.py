@@ -144,7 +144,8 @@ def check_a_policy_a_warm_up_and_reducers_work_on_a_gpu(scene: Scene) -> None:
     policy = {"values.0": "int8", "values.2": ramp, "*.4": "int4", "*": None}
     alike(scene, torch.float32, policy)
     alike(scene, torch.bfloat16, "int8", warmup_steps=2)
-    alike(scene, torch.float32, "global_topk(ratio=0.05)")
+    for dtype in (torch.float32, torch.bfloat16):
+        alike(scene, dtype, "global_topk(ratio=0.05)")
     alike(scene, torch.bfloat16, "powersgd(rank=2)")
     alike(scene, torch.float32, "rice4")  # has no kernels: it is coded in host memory
 

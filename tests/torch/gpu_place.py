@@ -71,6 +71,11 @@ class Simulated(device.Host):
     def array(self, x: torch.Tensor) -> Any:
         return Shown(x)
 
+    @contextmanager
+    def arrays(self, *tensors: torch.Tensor) -> Iterator[list[Any]]:
+        yield [Shown(x) for x in tensors]
+        self._finish()
+
     def tensor(self, array: Any) -> torch.Tensor:
         self._finish()
         if not array.size:

@@ -69,6 +69,11 @@ class Host:
         """That shares an array's memory; `array` is one like `like`."""
         return torch.from_numpy(array)
 
+    @contextmanager
+    def arrays(self, *tensors: Tensor) -> Iterator[list[Any]]:
+        """Flat float32 tensors as a reducer takes them, inside a block; what it does to them is in line."""
+        yield [x.numpy() for x in tensors]
+
 
 class _Event(Moment):
     def __init__(self, device: torch.device) -> None:
@@ -114,6 +119,10 @@ class Gpu(Host):
 
     def tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array)
+
+    @contextmanager
+    def arrays(self, *tensors: Tensor) -> Iterator[list[Any]]:
+        yield list(tensors)
 
 
 def place_of(device: torch.device) -> Host:

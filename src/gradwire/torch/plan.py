@@ -148,9 +148,11 @@ class BucketPlan:
                 value = loan.flat[s.begin : s.end].add_(values)
             else:
                 value = values.to(torch.float32, copy=True)
-            here, out = _on_host(value, values)
-            s.codec.reduce(comm, here.numpy(), out.numpy(), name=s.name, timeout=timeout)
-            _put_back(here, value, out, values)
+            out = values if values.dtype == torch.float32 else torch.empty_like(value)
+            with self.place.arrays(value, out) as (kept, result):
+                s.codec.reduce(comm, kept, result, name=s.name, timeout=timeout)
+            if out is not values:
+                values.copy_(out)
 
     def low_rank(self, flat: torch.Tensor, loan: BucketLoan | None, comm: Any, **how: Any) -> None:
         """Averages the matrices, in place; returns when it is done."""
@@ -201,7 +203,7 @@ class BucketPlan:
 
 
 def _on_host(value: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For a reducer, which works in host memory: value, and room for the result, which is `values` itself if
+    """For PowerSGD, which works in host memory: value, and room for the result, which is `values` itself if
     that can take it. From a GPU they are copied, on the reaper's thread; it alone waits for that."""
     here = value.cpu()
     there = values.dtype == torch.float32 and values.device == here.device

@@ -58,8 +58,8 @@ class GradientState:
     saves a look at every gradient.
 
     Gradients are on the CPU or on CUDA devices, with the same results; residuals lie beside them, and a
-    checkpoint made on the one loads on the other. PowerSGD and GlobalTopK work in host memory: a GPU's
-    gradients are copied there and back, which the backward thread does not wait for."""
+    checkpoint made on the one loads on the other. PowerSGD works in host memory: a GPU's gradients are copied
+    there and back, which the backward thread does not wait for."""
 
     def __init__(
         self,
